@@ -1,0 +1,111 @@
+//! What the Host core needs of its surroundings.
+
+use crate::Errno;
+use core::ops::DerefMut;
+
+/// A mutual exclusion lock; a sleeping one where there is a scheduler.
+pub trait Lock<T>: Send + Sync {
+    /// Access to the value while the lock is held.
+    type Guard<'a>: DerefMut<Target = T>
+    where
+        Self: 'a,
+        T: 'a;
+    /// A free lock around `value`.
+    fn new(value: T) -> Self;
+    /// Waits for the lock and takes it.
+    fn lock(&self) -> Self::Guard<'_>;
+}
+
+/// Something a vCPU thread sleeps on.
+pub trait Event: Send + Sync {
+    /// An event nobody has signalled.
+    fn new() -> Self;
+    /// Sleeps until [`Self::signal`] (also one that came before), the deadline ([`Host::counter`] ticks) or a signal
+    /// for the calling thread; consumes the signalled state.
+    fn wait(&self, deadline: Option<u64>);
+    /// Wakes the sleeper, or the next one.
+    fn signal(&self);
+}
+
+/// Pages the Host core owns: `pages` host pages from `pa` on. Not `Clone`: whoever holds it may free it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PageBlock {
+    /// Physical address, aligned to the block's size.
+    pub pa: u64,
+    /// Host pages, a power of two.
+    pub pages: usize,
+}
+
+/// A user page held in place. Give it back with [`UserMemory::unpin`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct PinnedPage {
+    /// Physical address of the host page.
+    pub pa: u64,
+    /// Whether it may be written through the user mapping.
+    pub writable: bool,
+}
+
+/// The memory of the process that makes an ioctl.
+pub trait UserMemory {
+    /// Reads.
+    ///
+    /// # Errors
+    /// `EFAULT` if any byte is not readable.
+    fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Errno>;
+    /// Writes.
+    ///
+    /// # Errors
+    /// `EFAULT` if any byte is not writable.
+    fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno>;
+    /// Faults in and holds the host page at `addr` (page aligned).
+    ///
+    /// # Errors
+    /// `EFAULT` if nothing is mapped there or it is not writable although `write` asks for it, `ENOMEM`.
+    fn pin(&self, addr: u64, write: bool) -> Result<PinnedPage, Errno>;
+    /// Releases a held page.
+    fn unpin(&self, page: PinnedPage);
+    /// Whether the calling thread must return to user space (a signal, or the VMM is dying).
+    fn interrupted(&self) -> bool;
+}
+
+/// Everything under and around the Host core. One value serves all VMs; all methods may be called on many threads at
+/// once.
+pub trait Host: Sized + Send + Sync + 'static {
+    /// The lock for data that several ioctls share.
+    type Lock<T: Send>: Lock<T>;
+    /// What blocked vCPUs sleep on.
+    type Event: Event;
+
+    /// log2 of the host page size: 12, 14 or 16.
+    fn page_shift(&self) -> u32;
+
+    /// Allocates `pages` (a power of two) contiguous host pages, aligned to their total size, filled with zeros.
+    /// `None` when there are none; large requests may fail where single pages succeed.
+    fn alloc(&self, pages: usize) -> Option<PageBlock>;
+
+    /// Gives pages back. Every granule of them must be Non-secure.
+    fn free(&self, block: PageBlock);
+
+    /// Copies from a page the Host core owns or has pinned.
+    fn read_phys(&self, pa: u64, out: &mut [u8]);
+
+    /// Copies to a page the Host core owns or has pinned.
+    fn write_phys(&self, pa: u64, bytes: &[u8]);
+
+    /// Secure monitor call. X0 to X7 in, X0 to X4 out. For REC_ENTER it takes as long as the realm runs; the
+    /// implementation keeps the thread on its CPU and lets interrupts end the run.
+    fn smc(&self, regs: [u64; 8]) -> [u64; 5];
+
+    /// The counter timers are measured against (CNTPCT_EL0) and its ticks per second.
+    fn counter(&self) -> (u64, u64);
+
+    /// Lets others run. Called between bounded pieces of long operations, never with a lock held that an interrupt
+    /// handler takes.
+    fn yield_now(&self);
+
+    /// Makes the thread that runs this vCPU leave the realm soon: it finds `kicked` on its way to the next entry.
+    fn kick(&self, vcpu: u32);
+
+    /// Says something an administrator should know. Never because of what a VMM asked for.
+    fn warn(&self, message: core::fmt::Arguments<'_>);
+}

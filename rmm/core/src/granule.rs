@@ -1,0 +1,344 @@
+//! The granule table: who owns each granule of delegable memory, and the lock on it (RMM 1.0 section A2.2).
+//!
+//! # Lock order
+//!
+//! 1. Granules the Host names (UNDELEGATED, DELEGATED, RD, REC), in ascending address order:
+//!    [`GranuleTable::lock_all`].
+//! 2. Then those found from them, in the order RD, RTT (root to leaf, hand over hand), DATA; and REC, REC_AUX.
+//!
+//! A running REC is not locked; it is *running*, which [`GranuleGuard::refcount`] of its granule says.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
+
+/// The content of one granule. Words are atomic because the MMU reads tables while the RMM writes them.
+#[derive(FromBytes, IntoBytes, KnownLayout)]
+#[repr(C, align(4096))]
+pub struct Granule {
+    /// The granule as the 512 words of a table.
+    pub words: [AtomicU64; 512],
+}
+
+impl Granule {
+    /// A granule of zeros.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        Self { words: [const { AtomicU64::new(0) }; 512] }
+    }
+    /// The granule as a structure of at most its size.
+    pub fn as_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        T::mut_from_prefix(self.as_mut_bytes()).ok().map(|(value, _)| value)
+    }
+    /// Fills the granule with zeros.
+    pub fn wipe(&mut self) {
+        self.as_mut_bytes().fill(0);
+    }
+}
+
+/// Granule states (RMM 1.0 section A2.2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum GranuleState {
+    /// Not the Realm world's.
+    Undelegated = 0,
+    /// The Realm world's, in no use, wiped.
+    Delegated = 1,
+    /// A Realm Descriptor.
+    Rd = 2,
+    /// A Realm Execution Context.
+    Rec = 3,
+    /// An auxiliary granule of a REC.
+    RecAux = 4,
+    /// Memory of a realm.
+    Data = 5,
+    /// A stage 2 translation table.
+    Rtt = 6,
+}
+
+impl GranuleState {
+    const fn from_bits(bits: u32) -> Self {
+        match bits & 0x7 {
+            1 => Self::Delegated,
+            2 => Self::Rd,
+            3 => Self::Rec,
+            4 => Self::RecAux,
+            5 => Self::Data,
+            6 => Self::Rtt,
+            _ => Self::Undelegated,
+        }
+    }
+}
+
+const LOCKED: u32 = 1 << 31;
+const STATE_MASK: u32 = 0x7;
+const COUNT_SHIFT: u32 = 8;
+const COUNT_MASK: u32 = 0xffff;
+
+/// The word behind a granule's lock: an [`AtomicU32`] on a machine, an instrumented one under a model checker.
+pub trait LockWord {
+    /// Swaps `from` for `to` with acquire ordering; the value found on failure.
+    ///
+    /// # Errors
+    /// The value found, if it was not `from`.
+    fn acquire(&self, from: u32, to: u32) -> Result<(), u32>;
+    /// Stores with release ordering.
+    fn release(&self, value: u32);
+    /// Reads with relaxed ordering.
+    fn peek(&self) -> u32;
+    /// Called between two tries.
+    fn relax();
+}
+
+impl LockWord for AtomicU32 {
+    fn acquire(&self, from: u32, to: u32) -> Result<(), u32> {
+        self.compare_exchange_weak(from, to, Ordering::Acquire, Ordering::Relaxed).map(|_| ())
+    }
+    fn release(&self, value: u32) {
+        self.store(value, Ordering::Release);
+    }
+    fn peek(&self) -> u32 {
+        self.load(Ordering::Relaxed)
+    }
+    fn relax() {
+        core::hint::spin_loop();
+    }
+}
+
+/// State, reference count and lock of one granule. All zeros is an UNDELEGATED, unlocked granule.
+#[derive(Debug, Default)]
+pub struct GranuleEntry<W = AtomicU32>(pub W);
+
+/// A range of delegable memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bank {
+    /// Physical address of the first granule.
+    pub base: u64,
+    /// Bytes, a multiple of the granule size.
+    pub size: u64,
+}
+
+/// Most banks a table holds.
+pub const MAX_BANKS: usize = 8;
+
+/// The table of all delegable granules.
+#[derive(Debug)]
+pub struct GranuleTable<'a, W = AtomicU32> {
+    entries: &'a [GranuleEntry<W>],
+    banks: [Bank; MAX_BANKS],
+}
+
+/// Why a granule could not be locked. All of them are `RMI_ERROR_INPUT` to the Host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockError {
+    /// The address is not granule aligned.
+    Alignment,
+    /// The address is not delegable memory.
+    Bound,
+    /// The granule is in another state; this one.
+    State(GranuleState),
+    /// Two addresses that must differ are the same.
+    Alias,
+}
+
+/// Why a table could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableError {
+    /// A bank is empty, unaligned, overlapping or out of ascending order, or there are too many.
+    Banks,
+    /// There are fewer entries than granules; this many are needed.
+    Entries(usize),
+}
+
+impl<'a, W: LockWord> GranuleTable<'a, W> {
+    /// A table over `banks` (ascending, apart), with one entry a granule.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn new(banks: &[Bank], entries: &'a [GranuleEntry<W>]) -> Result<Self, TableError> {
+        let mut table = Self { entries, banks: [Bank { base: 0, size: 0 }; MAX_BANKS] };
+        let mut end = 0;
+        let mut granules = 0_u64;
+        if banks.is_empty() || banks.len() > MAX_BANKS {
+            return Err(TableError::Banks);
+        }
+        for (slot, bank) in table.banks.iter_mut().zip(banks) {
+            let aligned = bank.base.is_multiple_of(GRANULE_SIZE) && bank.size.is_multiple_of(GRANULE_SIZE);
+            let Some(bank_end) = bank.base.checked_add(bank.size) else { return Err(TableError::Banks) };
+            if !aligned || bank.size == 0 || bank.base < end {
+                return Err(TableError::Banks);
+            }
+            end = bank_end;
+            granules = granules.saturating_add(bank.size >> GRANULE_SHIFT);
+            *slot = *bank;
+        }
+        let granules = usize::try_from(granules).map_err(|_| TableError::Banks)?;
+        if entries.len() < granules {
+            return Err(TableError::Entries(granules));
+        }
+        Ok(table)
+    }
+
+    /// The entry of the granule at `pa`, if it is delegable.
+    fn entry(&self, pa: u64) -> Option<&'a GranuleEntry<W>> {
+        let mut first = 0_u64;
+        for bank in &self.banks {
+            let offset = pa.wrapping_sub(bank.base);
+            if offset < bank.size {
+                let index = first.saturating_add(offset >> GRANULE_SHIFT);
+                return self.entries.get(usize::try_from(index).ok()?);
+            }
+            first = first.saturating_add(bank.size >> GRANULE_SHIFT);
+        }
+        None
+    }
+
+    /// Whether `pa` lies in delegable memory.
+    #[must_use]
+    pub fn is_delegable(&self, pa: u64) -> bool {
+        self.entry(pa).is_some()
+    }
+
+    /// The state of a granule at this moment, without locking it.
+    #[must_use]
+    pub fn peek(&self, pa: u64) -> Option<GranuleState> {
+        self.entry(pa).map(|entry| GranuleState::from_bits(entry.0.peek()))
+    }
+
+    /// Locks the granule at `pa`, which must be in `state`.
+    ///
+    /// # Errors
+    /// See [`LockError`]; the granule is then not locked.
+    pub fn lock(&self, pa: u64, state: GranuleState) -> Result<GranuleGuard<'a, W>, LockError> {
+        if !pa.is_multiple_of(GRANULE_SIZE) {
+            return Err(LockError::Alignment);
+        }
+        let entry = self.entry(pa).ok_or(LockError::Bound)?;
+        let word = loop {
+            let seen = entry.0.peek() & !LOCKED;
+            if entry.0.acquire(seen, seen | LOCKED).is_ok() {
+                break seen;
+            }
+            W::relax();
+        };
+        let guard = GranuleGuard { entry, pa, word };
+        if guard.state() == state { Ok(guard) } else { Err(LockError::State(guard.state())) }
+    }
+
+    /// Locks several granules the Host named, in ascending address order whatever the order of `wanted`, and returns
+    /// the guards in the order of `wanted`. When several fail, the error of the earliest in `wanted` whose address
+    /// is invalid is reported, then [`LockError::Alias`], then the first state mismatch in address order.
+    ///
+    /// # Errors
+    /// The index in `wanted` and why; nothing is then locked.
+    pub fn lock_all<const N: usize>(
+        &self,
+        wanted: [(u64, GranuleState); N],
+    ) -> Result<[GranuleGuard<'a, W>; N], (usize, LockError)> {
+        let mut order: [usize; N] = core::array::from_fn(|i| i);
+        for (i, (pa, _)) in wanted.iter().enumerate() {
+            if !pa.is_multiple_of(GRANULE_SIZE) {
+                return Err((i, LockError::Alignment));
+            }
+            if self.entry(*pa).is_none() {
+                return Err((i, LockError::Bound));
+            }
+        }
+        let address = |i: usize| wanted.get(i).map_or(0, |(pa, _)| *pa);
+        order.sort_unstable_by_key(|i| address(*i));
+        for pair in order.windows(2) {
+            if let [a, b] = pair
+                && address(*a) == address(*b)
+            {
+                return Err((*a.max(b), LockError::Alias));
+            }
+        }
+        let mut guards: [Option<GranuleGuard<'a, W>>; N] = [const { None }; N];
+        for i in order {
+            if let (Some((pa, state)), Some(slot)) = (wanted.get(i), guards.get_mut(i)) {
+                *slot = Some(self.lock(*pa, *state).map_err(|error| (i, error))?);
+            }
+        }
+        let mut failed = None;
+        let locked = guards.map(|guard| {
+            if guard.is_none() {
+                failed = Some(());
+            }
+            guard
+        });
+        debug_assert!(failed.is_none(), "every index of `order` was locked");
+        array_of_some(locked).ok_or((0, LockError::Bound))
+    }
+}
+
+/// The array without the options, if all are there.
+fn array_of_some<T, const N: usize>(options: [Option<T>; N]) -> Option<[T; N]> {
+    if options.iter().any(Option::is_none) {
+        return None;
+    }
+    let mut iter = options.into_iter().flatten();
+    let mut short = false;
+    let array = core::array::from_fn(|_| {
+        let value = iter.next();
+        short |= value.is_none();
+        value
+    });
+    if short { None } else { Some(array.map(|value| match value {
+        Some(value) => value,
+        None => unreachable!("checked by `short`"),
+    })) }
+}
+
+/// Sole access to a granule: the lock on it. Dropping it releases the lock.
+#[derive(Debug)]
+pub struct GranuleGuard<'a, W: LockWord = AtomicU32> {
+    entry: &'a GranuleEntry<W>,
+    pa: u64,
+    word: u32,
+}
+
+impl<W: LockWord> GranuleGuard<'_, W> {
+    /// The granule's state.
+    #[must_use]
+    pub const fn state(&self) -> GranuleState {
+        GranuleState::from_bits(self.word)
+    }
+    /// Moves the granule to another state, seen by others when the lock is released.
+    pub const fn set_state(&mut self, state: GranuleState) {
+        self.word = (self.word & !STATE_MASK) | state as u32;
+    }
+    /// References to the granule: RECs of an RD, live entries of an RTT, 1 for a running REC.
+    #[must_use]
+    pub const fn refcount(&self) -> u32 {
+        (self.word >> COUNT_SHIFT) & COUNT_MASK
+    }
+    /// Sets the reference count; it saturates at 65535, above anything the specification allows.
+    pub const fn set_refcount(&mut self, count: u32) {
+        let count = if count > COUNT_MASK { COUNT_MASK } else { count };
+        self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
+    }
+}
+
+impl<W: LockWord> Drop for GranuleGuard<'_, W> {
+    fn drop(&mut self) {
+        self.entry.0.release(self.word & !LOCKED);
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Proof that the caller has a granule's content for itself: its lock, or that it is the CPU that runs a REC. Only this
+/// crate can make one, so a [`Platform`](crate::Platform) may rely on it for memory safety.
+pub trait Exclusive: sealed::Sealed {
+    /// The granule's physical address.
+    fn pa(&self) -> u64;
+}
+
+impl<W: LockWord> sealed::Sealed for GranuleGuard<'_, W> {}
+impl<W: LockWord> Exclusive for GranuleGuard<'_, W> {
+    fn pa(&self) -> u64 {
+        self.pa
+    }
+}

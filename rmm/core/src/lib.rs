@@ -1,0 +1,15 @@
+//! The Realm Management Monitor as pure logic: RMM 1.0 (DEN0137 1.0-rel0), complete, for any machine that implements
+//! [`Platform`].
+//!
+//! The RMM trusts neither the Host nor a realm: an address from outside is an allegation until
+//! [`granule::GranuleTable::lock`] has turned it into a [`granule::GranuleGuard`]. There is no heap; everything about a
+//! realm lives in the granules the Host delegated for it, and the granule table is memory the platform provides.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod cpu;
+pub mod granule;
+pub mod platform;
+pub mod realm;
+
+pub use platform::Platform;

@@ -1,0 +1,81 @@
+//! The Realm Descriptor: what the RMM knows of a realm (RMM 1.0 section A2.1), kept in the RD granule.
+
+use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `RealmState` (RMM 1.0 section A2.1.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RealmState {
+    /// Being built.
+    New,
+    /// Can run.
+    Active,
+    /// Turned itself off.
+    SystemOff,
+}
+
+/// The content of an RD granule. Written only while the RD's lock is held.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RealmDescriptor {
+    /// RIM, then the four REMs, each padded with zeros to 64 bytes.
+    pub measurements: [[u8; MEASUREMENT_SIZE]; MEASUREMENT_SLOTS],
+    /// Realm Personalization Value.
+    pub rpv: [u8; RPV_SIZE],
+    /// First starting-level table.
+    pub rtt_base: u64,
+    /// Starting level.
+    pub rtt_level_start: i64,
+    /// Number of starting-level tables.
+    pub rtt_num_start: u64,
+    /// Index the next REC must have; never decreases.
+    pub rec_index: u64,
+    /// [`RealmState`] as a number, see [`Self::state`].
+    state: u64,
+    /// Virtual Machine Identifier.
+    pub vmid: u16,
+    /// IPA width in bits.
+    pub ipa_width: u8,
+    /// Hash of RIM and REMs.
+    pub hash_algo: HashAlgorithm,
+    /// 1 if stage 2 uses LPA2.
+    pub lpa2: u8,
+    /// 1 if the realm has SVE.
+    pub sve: u8,
+    /// SVE vector length in quadwords minus one.
+    pub sve_vl: u8,
+    /// 1 if the realm has a PMU.
+    pub pmu: u8,
+    /// PMU event counters.
+    pub pmu_num_ctrs: u8,
+    /// Breakpoints minus one.
+    pub num_bps: u8,
+    /// Watchpoints minus one.
+    pub num_wps: u8,
+    pad: [u8; 5],
+}
+
+impl RealmDescriptor {
+    /// The realm's state.
+    #[must_use]
+    pub const fn state(&self) -> RealmState {
+        match self.state {
+            0 => RealmState::New,
+            1 => RealmState::Active,
+            _ => RealmState::SystemOff,
+        }
+    }
+    /// Moves the realm to another state.
+    pub const fn set_state(&mut self, state: RealmState) {
+        self.state = match state {
+            RealmState::New => 0,
+            RealmState::Active => 1,
+            RealmState::SystemOff => 2,
+        };
+    }
+    /// First IPA of the unprotected half.
+    #[must_use]
+    pub const fn protected_top(&self) -> u64 {
+        1_u64 << (self.ipa_width.wrapping_sub(1) & 63)
+    }
+}
