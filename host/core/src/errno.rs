@@ -52,6 +52,8 @@ errnos! {
     ENODEV = 19,
     /// Invalid argument.
     EINVAL = 22,
+    /// Too many open files.
+    EMFILE = 24,
     /// Not an ioctl of this file.
     ENOTTY = 25,
     /// No space left.

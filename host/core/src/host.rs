@@ -1,6 +1,7 @@
 //! What the Host core needs of its surroundings.
 
-use crate::Errno;
+use crate::{Errno, File, irqchip::Irqchip};
+use alloc::sync::Arc;
 use core::ops::DerefMut;
 
 /// A mutual exclusion lock; a sleeping one where there is a scheduler.
@@ -103,8 +104,37 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// handler takes.
     fn yield_now(&self);
 
-    /// Makes the thread that runs this vCPU leave the realm soon: it finds `kicked` on its way to the next entry.
+    /// Makes the thread that is between [`Self::vcpu_load`] and [`Self::vcpu_put`] of this vCPU (its
+    /// [`number`](crate::Vcpu::number)) leave the realm soon: a REC_ENTER that runs now or starts before `vcpu_put`
+    /// returns promptly, as after a physical interrupt. Nothing happens if there is no such thread.
     fn kick(&self, vcpu: u32);
+
+    /// The calling thread is about to enter a realm as this vCPU. Until [`Self::vcpu_put`] the Host core takes no
+    /// lock, does not sleep and makes one SMC; it looks for a request to leave after this call, so a [`Self::kick`]
+    /// from here on must not be lost. A kernel disables preemption and interrupts here.
+    fn vcpu_load(&self, _vcpu: u32) {}
+
+    /// The calling thread no longer is this vCPU. A kernel takes its pending interrupts here.
+    fn vcpu_put(&self, _vcpu: u32) {}
+
+    /// Gives the calling process a file descriptor for `file`, close-on-exec.
+    ///
+    /// When the last descriptor of the file goes away, also because the process dies, call [`File::release`].
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENOMEM`; the file is then released by the caller of this function.
+    fn install_file(&self, file: File<Self>) -> Result<i32, Errno>;
+
+    /// The file behind a descriptor of the calling process, `None` if it is none of ours.
+    fn file(&self, fd: i32) -> Option<File<Self>>;
+
+    /// An emulated GICv3 for a new VM.
+    ///
+    /// # Errors
+    /// `ENODEV` if this host has none.
+    fn create_irqchip(&self) -> Result<Arc<dyn Irqchip>, Errno> {
+        Err(Errno::ENODEV)
+    }
 
     /// Says something an administrator should know. Never because of what a VMM asked for.
     fn warn(&self, message: core::fmt::Arguments<'_>);

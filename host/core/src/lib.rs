@@ -8,8 +8,17 @@
 
 extern crate alloc;
 
+mod device;
 pub mod errno;
+pub mod file;
 pub mod host;
+pub mod irqchip;
+mod vcpu;
+mod vm;
 
+pub use device::Device;
 pub use errno::Errno;
+pub use file::File;
 pub use host::{Host, Lock, UserMemory};
+pub use vcpu::Vcpu;
+pub use vm::{IrqchipFile, Vm};
