@@ -1,2 +1,51 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: the single door to this repository. It sets up what is missing, builds, runs, tests and measures.
+
+mod apt;
+mod initrd;
+mod kernel;
+mod run;
+mod setup;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Sets up, runs, tests and measures Realmkit.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the other commands need (apt as root, rustup, cargo) and fetch the guest kernel.
+    Setup(setup::Options),
+    /// The main job: a realm from a real Debian kernel, through its whole life, in one process.
+    Run(run::Options),
+    /// Everything that has to hold before a change lands.
+    Test(test::Options),
+    /// Run the unit tests of the cores under Miri (nightly).
+    Miri,
+    /// Run fuzz targets for a bounded time (nightly, cargo-fuzz).
+    Fuzz(test::FuzzOptions),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(options) => setup::setup(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => test::test(&options),
+        Command::Miri => test::miri(),
+        Command::Fuzz(options) => test::fuzz(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

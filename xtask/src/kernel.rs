@@ -1,0 +1,84 @@
+//! The guest's kernel and initrd, from Debian's arm64 packages.
+
+use crate::apt::ForeignApt;
+use crate::initrd;
+use crate::shell::{self, Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What a realm boots.
+pub struct GuestFiles {
+    /// An arm64 Linux `Image`.
+    pub kernel: PathBuf,
+    /// A cpio archive.
+    pub initrd: PathBuf,
+}
+
+/// The suite with a kernel from 6.13 on: guest support for realms came with 6.13.
+const KERNEL_SUITE: &str = "trixie-backports";
+const USERLAND_SUITE: &str = "trixie";
+const META_PACKAGE: &str = "linux-image-cloud-arm64";
+
+/// The guest files, fetched once and kept below `target`.
+pub fn guest_files() -> Result<GuestFiles> {
+    let dir = shell::target().join("guest");
+    let files = GuestFiles { kernel: dir.join("Image"), initrd: dir.join("initrd.cpio") };
+    if files.kernel.exists() && files.initrd.exists() {
+        return Ok(files);
+    }
+    shell::step("fetch an arm64 Debian kernel and initrd", || {
+        let apt = ForeignApt::new(&dir.join("apt"), "arm64", KERNEL_SUITE, USERLAND_SUITE)?;
+        let unpacked = dir.join("unpacked");
+        std::fs::create_dir_all(&unpacked).map_err(Error::file(&unpacked))?;
+        let image = unpack_kernel(&apt, &unpacked)?;
+        apt.unpack("busybox-static", &unpacked)?;
+        let busybox = find(&unpacked, "busybox")
+            .ok_or_else(|| Error::Other("busybox-static holds no busybox".into()))?;
+        let archive = initrd::archive(&read(&busybox)?);
+        // Renamed into place last, so that an interrupted fetch is not taken for a whole one.
+        let staged = dir.join("initrd.cpio.new");
+        std::fs::write(&staged, archive).map_err(Error::file(&staged))?;
+        std::fs::rename(&staged, &files.initrd).map_err(Error::file(&files.initrd))?;
+        std::fs::rename(&image, &files.kernel).map_err(Error::file(&files.kernel))?;
+        std::fs::remove_dir_all(&unpacked).map_err(Error::file(&unpacked))
+    })?;
+    Ok(files)
+}
+
+/// Unpacks the packages behind the kernel's meta package until one of them brings the image. Which one does differs
+/// between Debian's kernels: `linux-image-VERSION` or, from 7.x on, `linux-binary-VERSION`.
+fn unpack_kernel(apt: &ForeignApt, into: &Path) -> Result<PathBuf> {
+    let is_kernel = |name: &String| name.starts_with("linux-image-") || name.starts_with("linux-binary-");
+    let mut candidates: Vec<String> = apt.depends(META_PACKAGE)?.into_iter().filter(is_kernel).collect();
+    while let Some(package) = candidates.pop() {
+        apt.unpack(&package, into)?;
+        if let Some(image) = find(into, "vmlinuz") {
+            return Ok(image);
+        }
+        candidates.extend(apt.depends(&package)?.into_iter().filter(is_kernel));
+    }
+    Err(Error::Other(format!("no package behind {META_PACKAGE} of {KERNEL_SUITE} holds a kernel image")))
+}
+
+/// A regular file below `dir` whose name is `name`, or `name` and a version.
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut pending = vec![dir.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in std::fs::read_dir(dir).ok()?.flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            if kind.is_dir() {
+                pending.push(entry.path());
+            } else if kind.is_file()
+                && file.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            {
+                return Some(entry.path());
+            }
+        }
+    }
+    None
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(Error::file(path))
+}

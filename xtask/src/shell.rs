@@ -1,0 +1,136 @@
+//! Running other programs, and saying so.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Why an xtask failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program could not be started.
+    #[error("cannot run `{program}`: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program ended with an error.
+    #[error("`{command}` failed with {status}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Error {
+    /// The exit code for this error: that of the program which failed, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed { status, .. } => {
+                status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+            }
+            _ => 1,
+        }
+    }
+
+    /// An error about a file.
+    pub fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::File { path: path.to_owned(), source }
+    }
+}
+
+/// The result of an xtask.
+pub type Result<T = ()> = std::result::Result<T, Error>;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// Where xtasks keep what they fetch and make.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// A command that runs in the repository's root.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// Cargo of the pinned toolchain.
+pub fn cargo() -> Command {
+    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Cargo of the nightly toolchain. The variables the outer cargo sets would bind it to the pinned one.
+pub fn nightly_cargo() -> Command {
+    let mut nightly = command("cargo");
+    nightly.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").arg("+nightly");
+    nightly
+}
+
+fn line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
+    }
+    line
+}
+
+/// Runs a command with this process's input and output.
+pub fn run(command: &mut Command) -> Result {
+    let status = command.status().map_err(|source| Error::Start { program: line(command), source })?;
+    if status.success() { Ok(()) } else { Err(Error::Failed { command: line(command), status }) }
+}
+
+/// Runs a command and returns what it prints.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| Error::Start { program: line(command), source })?;
+    if !output.status.success() {
+        return Err(Error::Failed { command: line(command), status: output.status });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a command runs and succeeds; what it prints is dropped.
+pub fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
+}
+
+/// Runs `work` under a name: a spinner on a terminal, a line with the time it took elsewhere.
+pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let spinner = indicatif::ProgressBar::new_spinner().with_message(name.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    let result = work();
+    spinner.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!("{} {name} ({seconds:.1} s)", if result.is_ok() { "done  " } else { "FAILED" });
+    result
+}
