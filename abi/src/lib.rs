@@ -7,6 +7,7 @@
 //! | [`rmi`] | Host and RMM | RMM 1.0 (DEN0137 1.0-rel0), RMI |
 //! | [`rsi`] | Realm and RMM | RMM 1.0, RSI |
 //! | [`psci`] | Realm and RMM, Non-secure world and EL3 | PSCI 1.1 (DEN0022) |
+//! | [`kvm`] | VMM and Host | Linux KVM on arm64, with the realm series |
 //!
 //! Every call is an enum variant with named fields (`from_regs`, `to_regs`); every enumeration keeps values it does
 //! not know; every memory structure has its offsets checked when it is compiled.
@@ -20,6 +21,7 @@ mod layout;
 mod macros;
 mod regs;
 
+pub mod kvm;
 pub mod psci;
 pub mod rmi;
 pub mod rsi;

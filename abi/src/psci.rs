@@ -139,8 +139,12 @@ impl PsciCall {
         let (l, m, n) = (a & 0xffff_ffff, b & 0xffff_ffff, c & 0xffff_ffff);
         match function {
             fid::VERSION => Self::Version,
-            fid::CPU_SUSPEND_32 => Self::CpuSuspend { smc64: false, power_state: l, entry_point: m, context_id: n },
-            fid::CPU_SUSPEND_64 => Self::CpuSuspend { smc64: true, power_state: a, entry_point: b, context_id: c },
+            fid::CPU_SUSPEND_32 => {
+                Self::CpuSuspend { smc64: false, power_state: l, entry_point: m, context_id: n }
+            }
+            fid::CPU_SUSPEND_64 => {
+                Self::CpuSuspend { smc64: true, power_state: a, entry_point: b, context_id: c }
+            }
             fid::CPU_OFF => Self::CpuOff,
             fid::CPU_ON_32 => Self::CpuOn { smc64: false, target_cpu: l, entry_point: m, context_id: n },
             fid::CPU_ON_64 => Self::CpuOn { smc64: true, target_cpu: a, entry_point: b, context_id: c },
@@ -162,9 +166,12 @@ impl PsciCall {
     pub const fn to_regs(&self) -> [u64; 4] {
         match *self {
             Self::Version => [fid::VERSION, 0, 0, 0],
-            Self::CpuSuspend { smc64, power_state, entry_point, context_id } => {
-                [if smc64 { fid::CPU_SUSPEND_64 } else { fid::CPU_SUSPEND_32 }, power_state, entry_point, context_id]
-            }
+            Self::CpuSuspend { smc64, power_state, entry_point, context_id } => [
+                if smc64 { fid::CPU_SUSPEND_64 } else { fid::CPU_SUSPEND_32 },
+                power_state,
+                entry_point,
+                context_id,
+            ],
             Self::CpuOff => [fid::CPU_OFF, 0, 0, 0],
             Self::CpuOn { smc64, target_cpu, entry_point, context_id } => {
                 [if smc64 { fid::CPU_ON_64 } else { fid::CPU_ON_32 }, target_cpu, entry_point, context_id]

@@ -2,8 +2,8 @@
 
 mod command;
 mod features;
-mod rec_run;
 mod params;
+mod rec_run;
 mod types;
 
 pub use command::{RmiCommand, RmiReply};

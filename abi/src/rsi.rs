@@ -2,8 +2,8 @@
 
 use crate::layout::assert_layout;
 use crate::macros::{call_table, open_enum};
-use crate::rmi::{GPRS, HashAlgorithm, RPV_SIZE, Version};
 use crate::regs::reg_newtype;
+use crate::rmi::{GPRS, HashAlgorithm, RPV_SIZE, Version};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 open_enum! {
