@@ -9,6 +9,8 @@
 //! | [`psci`] | Realm and RMM, Non-secure world and EL3 | PSCI 1.1 (DEN0022) |
 //! | [`kvm`] | VMM and Host | Linux KVM on arm64, with the realm series |
 //!
+//! [`errno`] holds the error numbers of the ioctls.
+//!
 //! Every call is an enum variant with named fields (`from_regs`, `to_regs`); every enumeration keeps values it does
 //! not know; every memory structure has its offsets checked when it is compiled.
 #![no_std]
@@ -21,12 +23,14 @@ mod layout;
 mod macros;
 mod regs;
 
+pub mod errno;
 pub mod kvm;
 pub mod psci;
 pub mod rmi;
 pub mod rsi;
 pub mod smccc;
 
+pub use errno::Errno;
 pub use regs::{RegReader, RegValue, RegWriter};
 
 /// Bytes in a granule, the unit of every RMM interface (RMM 1.0 section A2.2).

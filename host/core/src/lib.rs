@@ -9,7 +9,6 @@
 extern crate alloc;
 
 mod device;
-pub mod errno;
 pub mod file;
 pub mod host;
 pub mod irqchip;
@@ -17,8 +16,8 @@ mod vcpu;
 mod vm;
 
 pub use device::Device;
-pub use errno::Errno;
 pub use file::File;
 pub use host::{Host, Lock, UserMemory};
+pub use realm_abi::errno::{self, Errno};
 pub use vcpu::Vcpu;
 pub use vm::{IrqchipFile, Vm};

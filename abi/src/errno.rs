@@ -42,6 +42,8 @@ errnos! {
     EAGAIN = 11,
     /// Out of memory.
     ENOMEM = 12,
+    /// Permission denied.
+    EACCES = 13,
     /// Bad address.
     EFAULT = 14,
     /// Busy.
