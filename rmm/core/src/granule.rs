@@ -3,12 +3,17 @@
 //! # Lock order
 //!
 //! 1. Granules the Host names (UNDELEGATED, DELEGATED, RD, REC), in ascending address order:
-//!    [`GranuleTable::lock_all`].
+//!    [`GranuleTable::lock_pair`].
 //! 2. Then those found from them, in the order RD, RTT (root to leaf, hand over hand), DATA; and REC, REC_AUX.
+//!
+//! A granule that turns out to be in another state than the one asked for is released at once, before anything else is
+//! waited for: what the Host names wrongly takes no part in the order.
 //!
 //! A running REC is not locked; it is *running*, which [`GranuleGuard::refcount`] of its granule says.
 
+use crate::Platform;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use realm_abi::rmi::ReturnCode;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
@@ -26,15 +31,36 @@ impl Granule {
     pub const fn zeroed() -> Self {
         Self { words: [const { AtomicU64::new(0) }; 512] }
     }
-    /// The granule as a structure of at most its size.
-    pub fn as_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
-        T::mut_from_prefix(self.as_mut_bytes()).ok().map(|(value, _)| value)
-    }
     /// Fills the granule with zeros.
     pub fn wipe(&mut self) {
         self.as_mut_bytes().fill(0);
     }
 }
+
+/// A structure that begins a granule of its own. Implemented by [`granule_content!`].
+pub trait Content {
+    /// The structure at the beginning of `granule`.
+    fn of(granule: &mut Granule) -> &mut Self;
+}
+
+/// Lets a structure live in a granule: that it fits is checked when it is compiled.
+macro_rules! granule_content {
+    ($ty:ty) => {
+        impl $crate::granule::Content for $ty {
+            fn of(granule: &mut $crate::granule::Granule) -> &mut Self {
+                #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
+                #[repr(C)]
+                struct Whole {
+                    content: $ty,
+                    rest: [u8; 4096 - size_of::<$ty>()],
+                }
+                let whole: &mut Whole = zerocopy::transmute_mut!(granule);
+                &mut whole.content
+            }
+        }
+    };
+}
+pub(crate) use granule_content;
 
 /// Granule states (RMM 1.0 section A2.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,6 +167,12 @@ pub enum LockError {
     Alias,
 }
 
+impl From<LockError> for ReturnCode {
+    fn from(_: LockError) -> Self {
+        Self::ERROR_INPUT
+    }
+}
+
 /// Why a table could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableError {
@@ -225,68 +257,26 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
         if guard.state() == state { Ok(guard) } else { Err(LockError::State(guard.state())) }
     }
 
-    /// Locks several granules the Host named, in ascending address order whatever the order of `wanted`, and returns
-    /// the guards in the order of `wanted`. When several fail, the error of the earliest in `wanted` whose address
-    /// is invalid is reported, then [`LockError::Alias`], then the first state mismatch in address order.
+    /// Locks two granules the Host named, in ascending address order whatever the order of the arguments.
     ///
     /// # Errors
-    /// The index in `wanted` and why; nothing is then locked.
-    pub fn lock_all<const N: usize>(
+    /// See [`LockError`]; nothing is then locked.
+    pub fn lock_pair(
         &self,
-        wanted: [(u64, GranuleState); N],
-    ) -> Result<[GranuleGuard<'a, W>; N], (usize, LockError)> {
-        let mut order: [usize; N] = core::array::from_fn(|i| i);
-        for (i, (pa, _)) in wanted.iter().enumerate() {
-            if !pa.is_multiple_of(GRANULE_SIZE) {
-                return Err((i, LockError::Alignment));
-            }
-            if self.entry(*pa).is_none() {
-                return Err((i, LockError::Bound));
-            }
+        first: (u64, GranuleState),
+        second: (u64, GranuleState),
+    ) -> Result<(GranuleGuard<'a, W>, GranuleGuard<'a, W>), LockError> {
+        if first.0 == second.0 {
+            return Err(LockError::Alias);
         }
-        let address = |i: usize| wanted.get(i).map_or(0, |(pa, _)| *pa);
-        order.sort_unstable_by_key(|i| address(*i));
-        for pair in order.windows(2) {
-            if let [a, b] = pair
-                && address(*a) == address(*b)
-            {
-                return Err((*a.max(b), LockError::Alias));
-            }
+        if first.0 < second.0 {
+            let low = self.lock(first.0, first.1)?;
+            Ok((low, self.lock(second.0, second.1)?))
+        } else {
+            let low = self.lock(second.0, second.1)?;
+            Ok((self.lock(first.0, first.1)?, low))
         }
-        let mut guards: [Option<GranuleGuard<'a, W>>; N] = [const { None }; N];
-        for i in order {
-            if let (Some((pa, state)), Some(slot)) = (wanted.get(i), guards.get_mut(i)) {
-                *slot = Some(self.lock(*pa, *state).map_err(|error| (i, error))?);
-            }
-        }
-        let mut failed = None;
-        let locked = guards.map(|guard| {
-            if guard.is_none() {
-                failed = Some(());
-            }
-            guard
-        });
-        debug_assert!(failed.is_none(), "every index of `order` was locked");
-        array_of_some(locked).ok_or((0, LockError::Bound))
     }
-}
-
-/// The array without the options, if all are there.
-fn array_of_some<T, const N: usize>(options: [Option<T>; N]) -> Option<[T; N]> {
-    if options.iter().any(Option::is_none) {
-        return None;
-    }
-    let mut iter = options.into_iter().flatten();
-    let mut short = false;
-    let array = core::array::from_fn(|_| {
-        let value = iter.next();
-        short |= value.is_none();
-        value
-    });
-    if short { None } else { Some(array.map(|value| match value {
-        Some(value) => value,
-        None => unreachable!("checked by `short`"),
-    })) }
 }
 
 /// Sole access to a granule: the lock on it. Dropping it releases the lock.
@@ -317,6 +307,13 @@ impl<W: LockWord> GranuleGuard<'_, W> {
         let count = if count > COUNT_MASK { COUNT_MASK } else { count };
         self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
     }
+    /// Wipes the granule and makes it DELEGATED with no references: what every granule becomes when it leaves a realm
+    /// (RMM 1.0 section A2.2.4: nothing of what it held is seen again).
+    pub fn release<P: Platform>(mut self, platform: &P) {
+        platform.with_granule(&mut self, Granule::wipe);
+        self.set_refcount(0);
+        self.set_state(GranuleState::Delegated);
+    }
 }
 
 impl<W: LockWord> Drop for GranuleGuard<'_, W> {
@@ -325,7 +322,7 @@ impl<W: LockWord> Drop for GranuleGuard<'_, W> {
     }
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
@@ -334,6 +331,14 @@ mod sealed {
 pub trait Exclusive: sealed::Sealed {
     /// The granule's physical address.
     fn pa(&self) -> u64;
+
+    /// Runs `f` on the structure the granule holds.
+    fn with<P: Platform, T: Content, R>(&mut self, platform: &P, f: impl FnOnce(&mut T) -> R) -> R
+    where
+        Self: Sized,
+    {
+        platform.with_granule(self, |granule| f(T::of(granule)))
+    }
 }
 
 impl<W: LockWord> sealed::Sealed for GranuleGuard<'_, W> {}

@@ -6,10 +6,35 @@
 //! realm lives in the granules the Host delegated for it, and the granule table is memory the platform provides.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "a test that goes wrong shall panic"
+    )
+)]
 
 pub mod cpu;
 pub mod granule;
+pub mod measurement;
 pub mod platform;
 pub mod realm;
+pub mod rtt;
+
+mod rmi;
+mod rmm;
+mod vmid;
 
 pub use platform::Platform;
+pub use rmm::{MAX_RECS_ORDER, Rmm};

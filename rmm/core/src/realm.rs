@@ -1,5 +1,7 @@
 //! The Realm Descriptor: what the RMM knows of a realm (RMM 1.0 section A2.1), kept in the RD granule.
 
+use crate::granule::granule_content;
+use crate::rtt::Stage2;
 use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -55,6 +57,8 @@ pub struct RealmDescriptor {
     pad: [u8; 5],
 }
 
+granule_content!(RealmDescriptor);
+
 impl RealmDescriptor {
     /// The realm's state.
     #[must_use]
@@ -73,9 +77,16 @@ impl RealmDescriptor {
             RealmState::SystemOff => 2,
         };
     }
-    /// First IPA of the unprotected half.
+    /// The realm's stage 2, which never changes once the realm exists.
     #[must_use]
-    pub const fn protected_top(&self) -> u64 {
-        1_u64 << (self.ipa_width.wrapping_sub(1) & 63)
+    pub const fn stage2(&self) -> Stage2 {
+        Stage2 {
+            base: self.rtt_base,
+            level_start: self.rtt_level_start,
+            num_start: self.rtt_num_start,
+            ipa_width: self.ipa_width,
+            vmid: self.vmid,
+            lpa2: self.lpa2 != 0,
+        }
     }
 }

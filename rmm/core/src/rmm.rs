@@ -1,0 +1,94 @@
+//! The monitor: the few things that are not in a granule.
+
+use crate::Platform;
+use crate::granule::{Bank, GranuleEntry, GranuleState, GranuleTable, TableError};
+use crate::platform::CpuFeatures;
+use crate::vmid::Vmids;
+use realm_abi::GRANULE_SIZE;
+use realm_abi::rmi::{FeatureRegister0, ReturnCode};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// A realm has at most `2^MAX_RECS_ORDER - 1` RECs.
+pub const MAX_RECS_ORDER: u64 = 10;
+
+/// One RMM for one machine. Every method takes `&self` and may be called on several CPUs at once; commands on different
+/// realms do not wait for each other.
+#[derive(Debug)]
+pub struct Rmm<'a, P> {
+    pub(crate) platform: P,
+    pub(crate) granules: GranuleTable<'a>,
+    pub(crate) vmids: Vmids,
+    pub(crate) features: FeatureRegister0,
+}
+
+impl<'a, P: Platform> Rmm<'a, P> {
+    /// An RMM that manages the delegable memory of `banks` with one of `entries` (all default) for each granule in it.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn new(platform: P, banks: &[Bank], entries: &'a [GranuleEntry]) -> Result<Self, TableError> {
+        let granules = GranuleTable::new(banks, entries)?;
+        let cpu = platform.features();
+        Ok(Self { platform, granules, vmids: Vmids::new(cpu.vmid16), features: feature_register_0(&cpu) })
+    }
+
+    /// The machine under this RMM.
+    #[must_use]
+    pub const fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// The granule table, for tools that compare it with an oracle.
+    #[must_use]
+    pub const fn granules(&self) -> &GranuleTable<'a> {
+        &self.granules
+    }
+
+    /// What RMI_FEATURES reports at index 0.
+    #[must_use]
+    pub const fn features(&self) -> FeatureRegister0 {
+        self.features
+    }
+
+    /// Checks that the Host may name `pa` as Non-secure memory: a granule that is aligned, delegable and not the Realm
+    /// world's. Whether it is accessible only the access can tell, as EL3 may give it away at any moment.
+    ///
+    /// # Errors
+    /// `RMI_ERROR_INPUT`.
+    pub(crate) fn check_ns(&self, pa: u64) -> Result<(), ReturnCode> {
+        let undelegated = self.granules.peek(pa) == Some(GranuleState::Undelegated);
+        if pa.is_multiple_of(GRANULE_SIZE) && undelegated { Ok(()) } else { Err(ReturnCode::ERROR_INPUT) }
+    }
+
+    /// Copies a structure of the Host once, so that what is validated is what is used.
+    ///
+    /// # Errors
+    /// `RMI_ERROR_INPUT` if `pa` is not Non-secure memory.
+    pub(crate) fn copy_from_ns<T: FromZeros + zerocopy::FromBytes + IntoBytes>(
+        &self,
+        pa: u64,
+    ) -> Result<T, ReturnCode> {
+        self.check_ns(pa)?;
+        let mut copy = T::new_zeroed();
+        self.platform.read_ns(pa, copy.as_mut_bytes()).map_err(|_| ReturnCode::ERROR_INPUT)?;
+        Ok(copy)
+    }
+}
+
+/// What realms can be offered on these CPUs (RMM 1.0 section B4.4.5).
+fn feature_register_0(cpu: &CpuFeatures) -> FeatureRegister0 {
+    let s2sz = if cpu.lpa2 { cpu.pa_bits } else { cpu.pa_bits.min(48) };
+    FeatureRegister0::default()
+        .with_s2sz(s2sz.into())
+        .with_lpa2(cpu.lpa2.into())
+        .with_sve_en(cpu.sve_vl.is_some().into())
+        .with_sve_vl(cpu.sve_vl.unwrap_or(0).into())
+        .with_num_bps(cpu.num_bps.into())
+        .with_num_wps(cpu.num_wps.into())
+        .with_pmu_en(cpu.pmu_counters.is_some().into())
+        .with_pmu_num_ctrs(cpu.pmu_counters.unwrap_or(0).into())
+        .with_hash_sha_256(1)
+        .with_hash_sha_512(1)
+        .with_gicv3_num_lrs(cpu.gic_num_lrs.into())
+        .with_max_recs_order(MAX_RECS_ORDER)
+}

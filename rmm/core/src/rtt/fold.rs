@@ -1,0 +1,60 @@
+//! Tables that become one entry, and entries that become a table (RMM 1.0 sections A5.5.9 to A5.5.11).
+
+use super::stage2::{Stage2, entry_size, is_aligned};
+use super::{Rtte, Table};
+use crate::{Platform, Rmm};
+use realm_abi::rmi::RTT_ENTRIES;
+
+/// The parent entry that says what all entries of `table` say, if one can.
+pub(crate) fn fold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>) -> Option<Rtte> {
+    let (level, lpa2) = (table.level, table.lpa2);
+    // A protected table with some but not all entries live is not homogeneous: no need to look.
+    let count = table.guard.refcount();
+    if count != 0 && count != RTT_ENTRIES as u32 {
+        return None;
+    }
+    table.with(&rmm.platform, |words| {
+        let first = words.get(0);
+        let step = match first {
+            Rtte::Unassigned { .. } | Rtte::UnassignedNs => 0,
+            Rtte::Assigned { pa, .. } if level >= 2 && is_aligned(pa, level.saturating_sub(1)) => {
+                entry_size(level)
+            }
+            Rtte::AssignedNs { desc }
+                if level >= 2
+                    && is_aligned(Rtte::unprotected_address(desc, lpa2), level.saturating_sub(1)) =>
+            {
+                entry_size(level)
+            }
+            _ => return None,
+        };
+        // From an address aligned to the block, adding within the block changes only address bits below it, which
+        // stand in the descriptor as in the address: the descriptors themselves can be compared.
+        let mut expected = words.raw(0);
+        for index in 1..Stage2::entries(level) {
+            expected = expected.wrapping_add(step);
+            if words.raw(index) != expected {
+                return None;
+            }
+        }
+        Some(first)
+    })
+}
+
+/// Fills the new `table`, all zeros, with entries that together say what `parent` said of the whole.
+pub(crate) fn unfold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, parent: Rtte) {
+    let (level, lpa2) = (table.level, table.lpa2);
+    let step = if parent.is_live() { entry_size(level) } else { 0 };
+    let first = parent.encode(level, lpa2);
+    // As in `fold`: a block's address is aligned, so addresses count up in the descriptors as they are.
+    table.with(&rmm.platform, |words| {
+        let mut descriptor = first;
+        for index in 0..Stage2::entries(level) {
+            words.set_raw(index, descriptor);
+            descriptor = descriptor.wrapping_add(step);
+        }
+    });
+    if parent.is_counted() {
+        table.count(RTT_ENTRIES as i32);
+    }
+}

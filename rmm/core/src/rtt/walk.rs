@@ -1,0 +1,158 @@
+//! Walking the tables, hand over hand.
+
+use super::Rtte;
+use super::stage2::{Stage2, align_down, entry_size};
+use crate::granule::{Exclusive, GranuleGuard, GranuleState};
+use crate::{Platform, Rmm};
+use core::sync::atomic::Ordering;
+use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode};
+
+/// A locked table.
+#[derive(Debug)]
+pub(crate) struct Table<'a> {
+    pub(crate) guard: GranuleGuard<'a>,
+    pub(crate) level: i64,
+    pub(crate) lpa2: bool,
+}
+
+impl Table<'_> {
+    /// Runs `f` on the table's descriptors.
+    pub(crate) fn with<P: Platform, R>(&mut self, platform: &P, f: impl FnOnce(&mut Words) -> R) -> R {
+        let (level, lpa2) = (self.level, self.lpa2);
+        platform.with_granule(&mut self.guard, |granule| f(&mut Words { words: &granule.words, level, lpa2 }))
+    }
+
+    /// Adds `delta` to the number of live protected entries.
+    pub(crate) const fn count(&mut self, delta: i32) {
+        self.guard.set_refcount(self.guard.refcount().saturating_add_signed(delta));
+    }
+
+    /// Whether the table is live (RMM 1.0 section A5.5.8).
+    pub(crate) const fn is_live(&self) -> bool {
+        self.guard.refcount() != 0
+    }
+}
+
+/// The descriptors of a locked table.
+pub(crate) struct Words<'g> {
+    words: &'g [core::sync::atomic::AtomicU64; 512],
+    level: i64,
+    lpa2: bool,
+}
+
+impl Words<'_> {
+    /// The entry at `index`.
+    pub(crate) fn get(&self, index: usize) -> Rtte {
+        Rtte::decode(self.raw(index), self.level, self.lpa2)
+    }
+    /// The descriptor at `index`.
+    pub(crate) fn raw(&self, index: usize) -> u64 {
+        self.words.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+    /// Writes the entry at `index` in one piece, as the MMU may be reading it.
+    pub(crate) fn set(&mut self, index: usize, entry: Rtte) {
+        self.set_raw(index, entry.encode(self.level, self.lpa2));
+    }
+    /// Writes the descriptor at `index`.
+    pub(crate) fn set_raw(&mut self, index: usize, descriptor: u64) {
+        if let Some(word) = self.words.get(index) {
+            word.store(descriptor, Ordering::Release);
+        }
+    }
+}
+
+/// Where a walk ended.
+#[derive(Debug)]
+pub(crate) struct Walk<'a> {
+    /// The table, locked; its level is the level reached.
+    pub(crate) table: Table<'a>,
+    /// Index of the entry for the IPA.
+    pub(crate) index: usize,
+    /// That entry.
+    pub(crate) entry: Rtte,
+    /// The IPA.
+    pub(crate) ipa: u64,
+}
+
+/// Walks from the root towards `level` and stops there or at the first entry that is not a table
+/// (RMM 1.0 section A5.5.5). `ipa` is in the IPA space. The caller has the RD locked, or runs a REC of the realm, until
+/// this returns.
+///
+/// # Errors
+/// `RMI_ERROR_INPUT` if a table is not one, which no command can bring about.
+pub(crate) fn walk<'a, P: Platform>(
+    rmm: &Rmm<'a, P>,
+    stage2: &Stage2,
+    ipa: u64,
+    level: i64,
+) -> Result<Walk<'a>, ReturnCode> {
+    let lock = |pa, level| -> Result<Table<'a>, ReturnCode> {
+        Ok(Table { guard: rmm.granules.lock(pa, GranuleState::Rtt)?, level, lpa2: stage2.lpa2 })
+    };
+    let mut table = lock(stage2.root_of(ipa), stage2.level_start)?;
+    loop {
+        let index = Stage2::index(ipa, table.level);
+        let entry = table.with(&rmm.platform, |words| words.get(index));
+        match entry {
+            Rtte::Table { pa } if table.level < level => table = lock(pa, table.level.saturating_add(1))?,
+            _ => return Ok(Walk { table, index, entry, ipa }),
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// The level reached.
+    pub(crate) const fn level(&self) -> i64 {
+        self.table.level
+    }
+    /// `RMI_ERROR_RTT` at the level reached.
+    pub(crate) const fn error(&self) -> ReturnCode {
+        ReturnCode::error_rtt(self.table.level)
+    }
+    /// First IPA the entry maps.
+    pub(crate) fn base(&self) -> u64 {
+        align_down(self.ipa, self.level())
+    }
+    /// IPA after the last one the entry maps.
+    pub(crate) fn end(&self) -> u64 {
+        self.base().saturating_add(entry_size(self.level()))
+    }
+
+    /// Writes the entry, keeps the table's reference count, and forgets translations the old one allowed.
+    pub(crate) fn set<P: Platform>(&mut self, rmm: &Rmm<'_, P>, stage2: &Stage2, entry: Rtte) {
+        let index = self.index;
+        self.table.with(&rmm.platform, |words| words.set(index, entry));
+        self.table.count(i32::from(entry.is_counted()).saturating_sub(self.entry.is_counted().into()));
+        if self.entry.is_mapping() {
+            stage2.forget(rmm, self.base(), entry_size(self.level()));
+        }
+        self.entry = entry;
+    }
+
+    /// `walk_top`: the IPA of the first live entry of this table from the IPA on (that IPA itself if its entry is live,
+    /// also inside it), or the end of the table (RMM 1.0 section A5.5.6).
+    pub(crate) fn skip_non_live<P: Platform>(&mut self, platform: &P) -> u64 {
+        if self.entry.is_live() {
+            return self.ipa;
+        }
+        let (first, entries) = (self.index.saturating_add(1), Stage2::entries(self.level()));
+        let live = if self.table.is_live()
+            || matches!(self.entry, Rtte::UnassignedNs)
+            || self.level() < RTT_PAGE_LEVEL
+        {
+            self.table.with(platform, |words| (first..entries).find(|index| words.get(*index).is_live()))
+        } else {
+            // A page table is in one half of the IPA space: nothing counted is nothing live.
+            None
+        };
+        let ahead = live.unwrap_or(entries).saturating_sub(self.index);
+        self.base().saturating_add(entry_size(self.level()).saturating_mul(ahead as u64))
+    }
+}
+
+impl Stage2 {
+    /// Forgets the realm's translations of `[base, base + size)`.
+    pub(crate) fn forget<P: Platform>(&self, rmm: &Rmm<'_, P>, base: u64, size: u64) {
+        rmm.platform.tlb_invalidate(self.vmid, crate::platform::TlbScope::Range { base, size });
+    }
+}
