@@ -34,7 +34,7 @@ pub use run::{
 };
 pub use vcpu::{
     CounterOffset, GuestDebug, MAX_VCPU_FEATURES, MpState, OneReg, RegListHeader, RegMaskRange,
-    TARGET_GENERIC_V8, VcpuEvents, VcpuFeature, VcpuInit,
+    TARGET_GENERIC_V8, VcpuEvents, VcpuFeature, VcpuInit, vcpu_mpidr,
 };
 
 /// What KVM_GET_API_VERSION answers, since Linux 2.6.22.

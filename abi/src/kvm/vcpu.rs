@@ -9,6 +9,13 @@ pub const TARGET_GENERIC_V8: u32 = 5;
 /// Feature numbers a realm kernel of version 8 knows: 0 to 9.
 pub const MAX_VCPU_FEATURES: u32 = 10;
 
+/// MPIDR affinity fields of the vCPU with this id, as KVM on arm64 numbers them: 16 to a cluster. It is also the value
+/// `RmiRecMpidr` takes, and RECs are made in this order (kvm-realm-uapi section 2.4).
+#[must_use]
+pub const fn vcpu_mpidr(id: u32) -> u64 {
+    (id & 0xf) as u64 | ((id >> 4 & 0xff) as u64) << 8 | ((id >> 12 & 0xff) as u64) << 16
+}
+
 open_enum! {
     /// A bit of [`VcpuInit::features`]. "This vCPU is a REC" is not here:
     /// [`Generation::vcpu_rec`](super::Generation::vcpu_rec).
@@ -169,6 +176,11 @@ assert_layout!(RegMaskRange, 64, { addr: 0, range: 8, reserved: 12 });
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vcpus_are_numbered_16_to_a_cluster() {
+        assert_eq!([0, 15, 16, 4095, 4096].map(vcpu_mpidr), [0, 0xf, 0x100, 0xff0f, 0x1_0000]);
+    }
 
     #[test]
     fn features_are_bits_of_the_init_structure() {
