@@ -2,7 +2,7 @@
 
 use crate::granule::granule_content;
 use crate::rtt::Stage2;
-use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE};
+use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE, RealmFlags, RealmParams};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `RealmState` (RMM 1.0 section A2.1.5).
@@ -60,6 +60,34 @@ pub struct RealmDescriptor {
 granule_content!(RealmDescriptor);
 
 impl RealmDescriptor {
+    /// A NEW realm with these parameters, which are valid, and this initial RIM.
+    #[must_use]
+    pub fn new(params: &RealmParams, rim: [u8; MEASUREMENT_SIZE]) -> Self {
+        let flags = RealmFlags::from_bits_retain(params.flags);
+        let (sve, pmu) = (flags.contains(RealmFlags::SVE), flags.contains(RealmFlags::PMU));
+        let mut measurements = [[0; MEASUREMENT_SIZE]; MEASUREMENT_SLOTS];
+        measurements[0] = rim;
+        Self {
+            measurements,
+            rpv: params.rpv,
+            rtt_base: params.rtt_base,
+            rtt_level_start: params.rtt_level_start,
+            rtt_num_start: params.rtt_num_start.into(),
+            rec_index: 0,
+            state: 0,
+            vmid: params.vmid,
+            ipa_width: params.s2sz,
+            hash_algo: params.hash_algo,
+            lpa2: flags.contains(RealmFlags::LPA2).into(),
+            sve: sve.into(),
+            sve_vl: if sve { params.sve_vl } else { 0 },
+            pmu: pmu.into(),
+            pmu_num_ctrs: if pmu { params.pmu_num_ctrs } else { 0 },
+            num_bps: params.num_bps,
+            num_wps: params.num_wps,
+            pad: [0; 5],
+        }
+    }
     /// The realm's state.
     #[must_use]
     pub const fn state(&self) -> RealmState {

@@ -18,6 +18,7 @@ pub struct Rmm<'a, P> {
     pub(crate) platform: P,
     pub(crate) granules: GranuleTable<'a>,
     pub(crate) vmids: Vmids,
+    pub(crate) cpu: CpuFeatures,
     pub(crate) features: FeatureRegister0,
 }
 
@@ -29,7 +30,13 @@ impl<'a, P: Platform> Rmm<'a, P> {
     pub fn new(platform: P, banks: &[Bank], entries: &'a [GranuleEntry]) -> Result<Self, TableError> {
         let granules = GranuleTable::new(banks, entries)?;
         let cpu = platform.features();
-        Ok(Self { platform, granules, vmids: Vmids::new(cpu.vmid16), features: feature_register_0(&cpu) })
+        Ok(Self {
+            platform,
+            granules,
+            vmids: Vmids::new(cpu.vmid16),
+            cpu,
+            features: feature_register_0(&cpu),
+        })
     }
 
     /// The machine under this RMM.

@@ -11,9 +11,10 @@ mod stage2;
 mod translate;
 mod walk;
 
-pub(crate) use entry::{Rtte, host_bits, is_valid_unprotected};
+pub(crate) use entry::{Rtte, is_valid_unprotected};
 pub(crate) use fold::{fold, unfold};
 pub(crate) use ripas::{common_ripas, init_ripas, set_ripas};
 pub use stage2::Stage2;
+pub(crate) use stage2::{entry_number, entry_size, is_aligned};
 pub(crate) use translate::{Translate, translate};
 pub(crate) use walk::{Table, Walk, walk};

@@ -35,6 +35,11 @@ pub(crate) fn is_aligned(address: u64, level: i64) -> bool {
     align_down(address, level) == address
 }
 
+/// How many entries at `level` map what is before `ipa`.
+pub(crate) fn entry_number(ipa: u64, level: i64) -> u64 {
+    ipa.checked_shr(entry_size(level).trailing_zeros()).unwrap_or(0)
+}
+
 impl Stage2 {
     /// Starting-level tables that an IPA space of `ipa_width` bits needs when walks start at `level`, or `None` if they
     /// cannot start there (RMM 1.0 section A5.2; the architecture's rules on concatenated tables).
@@ -141,8 +146,7 @@ impl Stage2 {
 
     /// The starting-level table with the entry for `ipa`.
     pub(crate) fn root_of(&self, ipa: u64) -> u64 {
-        let index = ipa.checked_div(entry_size(self.level_start)).unwrap_or(0) / RTT_ENTRIES as u64;
-        self.root(index)
+        self.root(entry_number(ipa, self.level_start) >> RTT_ENTRIES.trailing_zeros())
     }
     /// The `index`th starting-level table.
     pub(crate) fn root(&self, index: u64) -> u64 {
@@ -150,7 +154,7 @@ impl Stage2 {
     }
     /// Index of the entry for `ipa` in a table at `level`.
     pub(crate) fn index(ipa: u64, level: i64) -> usize {
-        let entry = ipa.checked_div(entry_size(level)).unwrap_or(0) % RTT_ENTRIES as u64;
+        let entry = entry_number(ipa, level) & (RTT_ENTRIES as u64).wrapping_sub(1);
         // Less than 512.
         usize::try_from(entry).unwrap_or(0)
     }

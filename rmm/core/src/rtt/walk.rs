@@ -2,10 +2,10 @@
 
 use super::Rtte;
 use super::stage2::{Stage2, align_down, entry_size};
-use crate::granule::{Exclusive, GranuleGuard, GranuleState};
+use crate::granule::{GranuleGuard, GranuleState};
 use crate::{Platform, Rmm};
 use core::sync::atomic::Ordering;
-use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode};
+use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, Ripas};
 
 /// A locked table.
 #[derive(Debug)]
@@ -127,6 +127,12 @@ impl Walk<'_> {
             stage2.forget(rmm, self.base(), entry_size(self.level()));
         }
         self.entry = entry;
+    }
+
+    /// The first half of break-before-make: nothing is mapped, and nothing remembered of what was. The caller keeps the
+    /// table locked until it has set the new entry, so whoever faults on the gap waits for it to close.
+    pub(crate) fn break_entry<P: Platform>(&mut self, rmm: &Rmm<'_, P>, stage2: &Stage2) {
+        self.set(rmm, stage2, Rtte::Unassigned { ripas: Ripas::EMPTY });
     }
 
     /// `walk_top`: the IPA of the first live entry of this table from the IPA on (that IPA itself if its entry is live,
