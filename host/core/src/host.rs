@@ -80,6 +80,11 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// log2 of the host page size: 12, 14 or 16.
     fn page_shift(&self) -> u32;
 
+    /// Bits of a VMID on this machine: 8, or 16 with FEAT_VMID16.
+    fn vmid_bits(&self) -> u32 {
+        8
+    }
+
     /// Allocates `pages` (a power of two) contiguous host pages, aligned to their total size, filled with zeros.
     /// `None` when there are none; large requests may fail where single pages succeed.
     fn alloc(&self, pages: usize) -> Option<PageBlock>;

@@ -1,0 +1,125 @@
+//! Granules out of host pages, whatever their size.
+
+use super::OwnedGranule;
+use crate::host::PageBlock;
+use crate::{Host, Lock};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+
+/// Most granules [`GranulePool::take_run`] gives: the tables of a concatenated root, and also the granules of the
+/// largest host page.
+pub const MAX_RUN: usize = 16;
+
+/// A block of host pages split into granules.
+struct Block {
+    memory: PageBlock,
+    /// Bit n: granule n is here, not handed out.
+    here: u16,
+    /// Granules in it, at most [`MAX_RUN`].
+    count: u32,
+}
+
+impl Block {
+    fn all(&self) -> u16 {
+        u16::try_from((1_u32 << self.count.min(16)).wrapping_sub(1)).unwrap_or(u16::MAX)
+    }
+
+    fn granule(&self, index: u32) -> OwnedGranule {
+        OwnedGranule::new(self.memory.pa.wrapping_add(u64::from(index) << GRANULE_SHIFT))
+    }
+}
+
+/// Splits host pages into granules and gives a page back to the Host when all its granules came back. A lost granule
+/// keeps its page.
+pub struct GranulePool<H: Host> {
+    /// By address.
+    blocks: H::Lock<BTreeMap<u64, Block>>,
+}
+
+impl<H: Host> GranulePool<H> {
+    /// A pool that holds nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { blocks: H::Lock::new(BTreeMap::new()) }
+    }
+
+    /// A granule filled with zeros, `None` when the Host has no memory.
+    pub fn take(&self, host: &H) -> Option<OwnedGranule> {
+        self.take_run(host, 1)?.pop()
+    }
+
+    /// `count` (a power of two, at most [`MAX_RUN`]) contiguous granules filled with zeros, the first one aligned to
+    /// their total size. `None` when the Host has no such memory.
+    pub fn take_run(&self, host: &H, count: usize) -> Option<Vec<OwnedGranule>> {
+        if !count.is_power_of_two() || count > MAX_RUN {
+            return None;
+        }
+        let count = u32::try_from(count).ok()?;
+        if let Some(run) = self.take_used(count) {
+            for granule in &run {
+                host.write_phys(granule.pa(), &[0; GRANULE_SIZE as usize]);
+            }
+            return Some(run);
+        }
+        let per_page = 1_u32 << host.page_shift().saturating_sub(GRANULE_SHIFT).min(MAX_RUN.ilog2());
+        let pages = usize::try_from(count.div_ceil(per_page)).ok()?;
+        let memory = host.alloc(pages)?;
+        let mut block = Block { memory, here: 0, count: per_page.max(count) };
+        block.here = block.all();
+        let run = split(&mut block, 0, count);
+        self.blocks.lock().insert(block.memory.pa, block);
+        Some(run)
+    }
+
+    /// A run out of pages that are already split.
+    fn take_used(&self, count: u32) -> Option<Vec<OwnedGranule>> {
+        let mut blocks = self.blocks.lock();
+        blocks.values_mut().find_map(|block| {
+            let first = (0..block.count).step_by(count as usize).find(|&first| {
+                let mask = run_mask(first, count);
+                block.here & mask == mask
+            })?;
+            Some(split(block, first, count))
+        })
+    }
+
+    /// Takes a granule back. The memory goes to the Host with the last granule of its pages.
+    pub fn put(&self, host: &H, granule: OwnedGranule) {
+        let complete = {
+            let mut blocks = self.blocks.lock();
+            let Some((&base, block)) = blocks.range_mut(..=granule.pa()).next_back() else { return };
+            let index = granule.pa().wrapping_sub(base) >> GRANULE_SHIFT;
+            if index >= u64::from(block.count) {
+                return;
+            }
+            block.here |= 1 << index;
+            if block.here == block.all() { blocks.remove(&base) } else { None }
+        };
+        if let Some(block) = complete {
+            host.free(block.memory);
+        }
+    }
+
+    /// Host pages the pool holds, handed out or not.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.blocks.lock().values().fold(0, |sum, block| sum.saturating_add(block.memory.pages))
+    }
+}
+
+impl<H: Host> Default for GranulePool<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn run_mask(first: u32, count: u32) -> u16 {
+    let ones = (1_u32 << count.min(16)).wrapping_sub(1);
+    u16::try_from((ones << first.min(15)) & 0xffff).unwrap_or(0)
+}
+
+fn split(block: &mut Block, first: u32, count: u32) -> Vec<OwnedGranule> {
+    block.here &= !run_mask(first, count);
+    (first..first.saturating_add(count)).map(|index| block.granule(index)).collect()
+}

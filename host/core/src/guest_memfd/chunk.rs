@@ -1,0 +1,126 @@
+//! 2 MiB of a guest_memfd.
+
+use crate::Host;
+use crate::granule::{DelegatedGranule, OwnedGranule};
+use crate::host::PageBlock;
+use crate::ipa::BLOCK_SIZE;
+use crate::realm::RealmError;
+use alloc::vec::Vec;
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+
+/// One granule of the file.
+pub(crate) enum Cell {
+    /// No memory yet.
+    Absent,
+    /// Memory of the Host.
+    Host(OwnedGranule),
+    /// Memory of the realm, mapped.
+    Realm(DelegatedGranule),
+    /// Memory the RMM did not give back. It stays like that: the page around it cannot be replaced.
+    Lost,
+}
+
+/// 2 MiB of the file, less at its end.
+pub(crate) struct Chunk {
+    cells: Vec<Cell>,
+    /// Allocations, by the index of their first cell.
+    blocks: Vec<(usize, PageBlock)>,
+    /// Granules in a host page.
+    per_page: usize,
+}
+
+impl Chunk {
+    /// A chunk of `size` bytes without memory.
+    pub(crate) fn new<H: Host>(host: &H, size: u64) -> Self {
+        let count = usize::try_from(size / GRANULE_SIZE).unwrap_or(0);
+        let per_page = 1_usize.checked_shl(host.page_shift().saturating_sub(GRANULE_SHIFT)).unwrap_or(1);
+        Self {
+            cells: core::iter::repeat_with(|| Cell::Absent).take(count).collect(),
+            blocks: Vec::new(),
+            per_page,
+        }
+    }
+
+    /// The granule at `index`.
+    pub(crate) fn cell(&mut self, index: usize) -> Option<&mut Cell> {
+        self.cells.get_mut(index)
+    }
+
+    /// All granules.
+    pub(crate) fn cells(&mut self) -> impl Iterator<Item = &mut Cell> {
+        self.cells.iter_mut()
+    }
+
+    /// The granule at `index`, with memory: 2 MiB if nothing was allocated yet and the Host has them, else its host page.
+    pub(crate) fn ensure<H: Host>(&mut self, host: &H, index: usize) -> Result<&mut Cell, RealmError> {
+        if matches!(self.cells.get(index), Some(Cell::Absent)) && !self.allocate_block(host) {
+            let first = index.saturating_sub(index.checked_rem(self.per_page).unwrap_or(0));
+            let page = host.alloc(1).ok_or(RealmError::NoMemory)?;
+            self.insert(first, page, self.per_page);
+        }
+        self.cells.get_mut(index).ok_or(RealmError::NoMemory)
+    }
+
+    /// Whether the chunk is one 2 MiB block of the Host's memory, all of it the Host's; allocates it if there is none.
+    pub(crate) fn ensure_block<H: Host>(&mut self, host: &H) -> bool {
+        self.allocate_block(host);
+        let whole = matches!(self.blocks.as_slice(), [(0, block)] if block.pages.saturating_mul(self.per_page) == self.cells.len());
+        whole && self.cells.len() == FULL && self.cells.iter().all(|cell| matches!(cell, Cell::Host(_)))
+    }
+
+    /// Allocates 2 MiB for a chunk that has nothing yet.
+    fn allocate_block<H: Host>(&mut self, host: &H) -> bool {
+        if !self.blocks.is_empty() || self.cells.len() != FULL {
+            return false;
+        }
+        let Some(pages) = FULL.checked_div(self.per_page) else { return false };
+        let Some(block) = host.alloc(pages) else { return false };
+        self.insert(0, block, FULL);
+        true
+    }
+
+    fn insert(&mut self, first: usize, block: PageBlock, count: usize) {
+        let mut pa = block.pa;
+        for cell in self.cells.iter_mut().skip(first).take(count) {
+            *cell = Cell::Host(OwnedGranule::new(pa));
+            pa = pa.saturating_add(GRANULE_SIZE);
+        }
+        self.blocks.push((first, block));
+    }
+
+    /// Takes out the allocations that lie in the cells `[first, last)` and are wholly the Host's.
+    pub(crate) fn release(&mut self, first: usize, last: usize) -> Vec<PageBlock> {
+        let mut freed = Vec::new();
+        let (cells, per_page) = (&mut self.cells, self.per_page);
+        let mut kept = Vec::new();
+        for (start, block) in core::mem::take(&mut self.blocks) {
+            let end = start.saturating_add(block.pages.saturating_mul(per_page));
+            let inside = start >= first && end <= last;
+            match cells.get_mut(start..end) {
+                Some(cells) if inside && cells.iter().all(|cell| matches!(cell, Cell::Host(_))) => {
+                    cells.fill_with(|| Cell::Absent);
+                    freed.push(block);
+                }
+                _ => kept.push((start, block)),
+            }
+        }
+        self.blocks = kept;
+        freed
+    }
+
+    /// Whether it has no memory.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// The granules the RMM still holds.
+    pub(crate) fn into_delegated(self) -> impl Iterator<Item = DelegatedGranule> {
+        self.cells.into_iter().filter_map(|cell| match cell {
+            Cell::Realm(granule) => Some(granule),
+            _ => None,
+        })
+    }
+}
+
+/// Granules of a whole chunk.
+const FULL: usize = (BLOCK_SIZE / GRANULE_SIZE) as usize;

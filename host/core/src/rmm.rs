@@ -1,0 +1,242 @@
+//! The RMM of this machine: found and agreed with at start-up, and what all realms share of it.
+
+use crate::Host;
+use crate::granule::{DelegatedGranule, GranulePool, Ledger, OwnedGranule};
+use crate::ipa::{IpaSpace, MAX_IPA_BITS, MAX_IPA_BITS_NO_LPA2, MIN_IPA_BITS};
+use crate::realm::RealmError;
+use crate::rmi::{Rmi, VersionReply};
+use crate::vmid::VmidAllocator;
+use alloc::vec::Vec;
+use core::fmt;
+use realm_abi::rmi::{FeatureRegister0, HashAlgorithm, ReturnCode, Status, Version};
+
+/// The interface version the Host core speaks.
+pub const RMI_VERSION: Version = Version::V1_0;
+
+/// What start-up found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RmmStatus {
+    /// There is no RMM: a normal machine without realms.
+    Absent,
+    /// There is an RMM, but none of its versions is ours.
+    Incompatible {
+        /// The version the Host core speaks.
+        requested: Version,
+        /// The nearest version below it that the RMM speaks, or its lowest.
+        lower: Version,
+        /// The highest version the RMM speaks.
+        higher: Version,
+    },
+    /// There is an RMM of the right version with which no realm can be made.
+    Unusable {
+        /// Why.
+        reason: &'static str,
+    },
+    /// Realms can be created.
+    Ready(RmmInfo),
+}
+
+/// An RMM that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RmmInfo {
+    /// The negotiated version.
+    pub version: Version,
+    /// The highest version the RMM speaks.
+    pub higher: Version,
+    /// RMI feature register 0.
+    pub features: FeatureRegister0,
+}
+
+impl RmmInfo {
+    /// Widest IPA space of a realm in bits.
+    #[must_use]
+    pub fn max_ipa_bits(&self) -> u32 {
+        let offered = u32::try_from(self.features.s2sz()).unwrap_or(0);
+        offered.min(if self.features.lpa2() != 0 { MAX_IPA_BITS } else { MAX_IPA_BITS_NO_LPA2 })
+    }
+
+    /// The space of `bits` bits, if the RMM offers it.
+    #[must_use]
+    pub fn ipa_space(&self, bits: u32) -> Option<IpaSpace> {
+        IpaSpace::new(bits).filter(|space| space.bits() <= self.max_ipa_bits())
+    }
+}
+
+impl fmt::Display for RmmStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no RMM: this machine runs no realms"),
+            Self::Incompatible { requested, lower, higher } => {
+                write!(f, "the RMM does not speak RMI {requested}; it reports {lower} to {higher}")
+            }
+            Self::Unusable { reason } => write!(f, "the RMM cannot be used: {reason}"),
+            Self::Ready(info) => {
+                write!(f, "RMM with RMI {}, realms up to {} IPA bits", info.version, info.max_ipa_bits())
+            }
+        }
+    }
+}
+
+/// The RMM, with everything that belongs to all realms of the machine. One value per machine.
+pub struct Rmm<H: Host> {
+    rmi: Rmi<H>,
+    granules: GranulePool<H>,
+    vmids: VmidAllocator<H>,
+    status: RmmStatus,
+}
+
+impl<H: Host> Rmm<H> {
+    /// Looks for an RMM and agrees on a version. Never fails: [`Self::status`] tells what was found.
+    #[must_use]
+    pub fn start(host: H) -> Self {
+        let rmi = Rmi::new(host);
+        let status = negotiate(&rmi);
+        let vmids = VmidAllocator::new(rmi.host().vmid_bits());
+        Self { rmi, granules: GranulePool::new(), vmids, status }
+    }
+
+    /// What start-up found.
+    #[must_use]
+    pub fn status(&self) -> &RmmStatus {
+        &self.status
+    }
+
+    /// The RMM if realms can be created.
+    #[must_use]
+    pub fn info(&self) -> Option<&RmmInfo> {
+        match &self.status {
+            RmmStatus::Ready(info) => Some(info),
+            _ => None,
+        }
+    }
+
+    /// The commands.
+    #[must_use]
+    pub fn rmi(&self) -> &Rmi<H> {
+        &self.rmi
+    }
+
+    /// The surroundings.
+    #[must_use]
+    pub fn host(&self) -> &H {
+        self.rmi.host()
+    }
+
+    /// The record of calls and granules.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger<H> {
+        self.rmi.ledger()
+    }
+
+    /// The VMIDs of realms.
+    #[must_use]
+    pub fn vmids(&self) -> &VmidAllocator<H> {
+        &self.vmids
+    }
+
+    /// The pool granules come from.
+    #[must_use]
+    pub fn granules(&self) -> &GranulePool<H> {
+        &self.granules
+    }
+
+    /// A zeroed granule of the Host, to be shared with the RMM as Non-secure memory.
+    ///
+    /// # Errors
+    /// [`RealmError::NoMemory`].
+    pub fn take_owned(&self) -> Result<OwnedGranule, RealmError> {
+        self.granules.take(self.host()).ok_or(RealmError::NoMemory)
+    }
+
+    /// Puts a granule back that [`Self::take_owned`] gave.
+    pub fn put_owned(&self, granule: OwnedGranule) {
+        self.granules.put(self.host(), granule);
+    }
+
+    /// A granule allocated and given to the RMM.
+    ///
+    /// # Errors
+    /// [`RealmError::NoMemory`], or the RMM refused; nothing is kept then.
+    pub fn take_delegated(&self) -> Result<DelegatedGranule, RealmError> {
+        self.take_owned()?.delegate(&self.rmi).map_err(|refused| {
+            self.put_owned(refused.granule);
+            refused.error.into()
+        })
+    }
+
+    /// `count` granules like [`GranulePool::take_run`], all given to the RMM.
+    ///
+    /// # Errors
+    /// [`RealmError::NoMemory`], or the RMM refused one; those already given are taken back then.
+    pub fn take_delegated_run(&self, count: usize) -> Result<Vec<DelegatedGranule>, RealmError> {
+        let run = self.granules.take_run(self.host(), count).ok_or(RealmError::NoMemory)?;
+        let mut given = Vec::with_capacity(count);
+        let mut failure = None;
+        for granule in run {
+            if failure.is_some() {
+                self.put_owned(granule);
+                continue;
+            }
+            match granule.delegate(&self.rmi) {
+                Ok(granule) => given.push(granule),
+                Err(refused) => {
+                    self.put_owned(refused.granule);
+                    failure = Some(refused.error);
+                }
+            }
+        }
+        match failure {
+            None => Ok(given),
+            Some(error) => {
+                self.give_back_all(given);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes a granule back from the RMM and frees it. If the RMM refuses it is lost and counted; returns whether it
+    /// came back.
+    pub fn give_back(&self, granule: DelegatedGranule) -> bool {
+        match granule.undelegate(&self.rmi) {
+            Ok(granule) => {
+                self.put_owned(granule);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// [`Self::give_back`] for each, whatever happens to the others; returns how many were lost.
+    pub fn give_back_all(&self, granules: impl IntoIterator<Item = DelegatedGranule>) -> usize {
+        granules.into_iter().filter_map(|granule| (!self.give_back(granule)).then_some(())).count()
+    }
+}
+
+fn negotiate<H: Host>(rmi: &Rmi<H>) -> RmmStatus {
+    let VersionReply { code, lower, higher } = rmi.version(RMI_VERSION);
+    if code == ReturnCode::NOT_SUPPORTED {
+        return RmmStatus::Absent;
+    }
+    if !code.is_success() {
+        // ERROR_INPUT is the only failure of RMI_VERSION (RMM 1.0 section B4.3.27), and only then is there a range.
+        if code.status() == Status::ERROR_INPUT {
+            return RmmStatus::Incompatible { requested: RMI_VERSION, lower, higher };
+        }
+        return RmmStatus::Unusable { reason: "RMI_VERSION failed with an unknown code" };
+    }
+    let Ok(features) = rmi.features(0) else {
+        return RmmStatus::Unusable { reason: "RMI_FEATURES does not answer" };
+    };
+    let info = RmmInfo { version: RMI_VERSION, higher, features: FeatureRegister0(features) };
+    if info.max_ipa_bits() < MIN_IPA_BITS {
+        return RmmStatus::Unusable { reason: "it offers less than 32 IPA bits" };
+    }
+    if ![HashAlgorithm::SHA_256, HashAlgorithm::SHA_512].iter().any(|&hash| info.features.supports_hash(hash))
+    {
+        return RmmStatus::Unusable { reason: "it offers no hash algorithm" };
+    }
+    if info.features.max_recs() == 0 {
+        return RmmStatus::Unusable { reason: "it allows no REC in a realm" };
+    }
+    RmmStatus::Ready(info)
+}
