@@ -1,0 +1,378 @@
+//! A REC while it runs: what may happen after each trap, and what did.
+
+use crate::rec::{LastExit, Registers};
+use crate::rsi;
+use crate::{Model, RealmState};
+use realm_abi::rmi::{ExitReason, RecExit};
+use realm_abi::rsi::RsiStatus;
+use zerocopy::IntoBytes;
+
+/// Why a realm stopped running, as R-EL2 sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// A synchronous exception: ESR_EL2, FAR_EL2, HPFAR_EL2.
+    Sync {
+        /// ESR_EL2.
+        esr: u64,
+        /// FAR_EL2.
+        far: u64,
+        /// HPFAR_EL2.
+        hpfar: u64,
+    },
+    /// Physical IRQ.
+    Irq,
+    /// Physical FIQ.
+    Fiq,
+    /// SError: ESR_EL2.
+    SError {
+        /// ESR_EL2.
+        esr: u64,
+    },
+}
+
+/// How registers on resumption are judged beyond equality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    None,
+    /// EL1 registers are not specified.
+    Fresh,
+    /// An exception was injected: of ESR_EL1 only the specified fields count, of PSTATE mode and masks.
+    Injected,
+    /// RSI_IPA_STATE_GET: X1 and X2 describe a prefix of the range.
+    StateGet {
+        base: u64,
+        top: u64,
+    },
+    /// RSI_ATTESTATION_TOKEN_INIT: X1 is a bound.
+    TokenInit,
+    /// RSI_ATTESTATION_TOKEN_CONTINUE: X0 INCOMPLETE or SUCCESS, X1 at most `size`, written to the granule `pa`.
+    TokenContinue {
+        size: u64,
+        pa: u64,
+    },
+}
+
+/// The realm goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Resume {
+    pub(crate) name: &'static str,
+    pub(crate) registers: Registers,
+    /// Registers that may be zero instead: outputs the call does not use.
+    pub(crate) kept_or_zero: u32,
+    pub(crate) rule: Rule,
+}
+
+/// The REC exits.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub(crate) name: &'static str,
+    pub(crate) exit: Box<RecExit>,
+    /// Content of the host call structure was not specified.
+    pub(crate) any_call: bool,
+    pub(crate) registers: Registers,
+    pub(crate) last_exit: LastExit,
+    pub(crate) cpu_off: bool,
+    pub(crate) system_off: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Alternative {
+    Resume(Resume),
+    Exit(Exit),
+}
+
+/// X1 to X16, which the abstract interface zeroes where a call does not use them and deployed firmware keeps.
+const UNUSED: u32 = 0x1_fffe;
+
+impl Alternative {
+    pub(crate) fn resume(name: &'static str, registers: Registers) -> Self {
+        Self::Resume(Resume { name, registers, kept_or_zero: 0, rule: Rule::None })
+    }
+
+    /// An SMC is answered with X0 and on.
+    pub(crate) fn answer(name: &'static str, regs: &Registers, out: &[u64]) -> Self {
+        Self::answer_with(name, regs, out, Rule::None)
+    }
+
+    pub(crate) fn answer_with(name: &'static str, regs: &Registers, out: &[u64], rule: Rule) -> Self {
+        let mut registers = *regs;
+        registers.pc = registers.pc.wrapping_add(4);
+        let mut kept_or_zero = UNUSED;
+        for (i, (register, value)) in registers.gprs.iter_mut().zip(out).enumerate() {
+            *register = *value;
+            kept_or_zero &= !(1 << i);
+        }
+        Self::Resume(Resume { name, registers, kept_or_zero, rule })
+    }
+
+    pub(crate) fn exit(name: &'static str, exit: RecExit, regs: &Registers, last_exit: LastExit) -> Self {
+        Self::Exit(Exit {
+            name,
+            exit: Box::new(exit),
+            any_call: false,
+            registers: *regs,
+            last_exit,
+            cpu_off: false,
+            system_off: false,
+        })
+    }
+}
+
+/// The REC that runs and what may happen next.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) rec: u64,
+    pub(crate) alternatives: Vec<Alternative>,
+}
+
+/// An exit with its reason.
+pub(crate) fn exit_of(reason: ExitReason) -> RecExit {
+    let mut exit = RecExit::default();
+    exit.exit_reason = reason;
+    exit
+}
+
+/// A synchronous exit with what it says about the fault.
+pub(crate) fn sync_exit(esr: u64, hpfar: u64) -> RecExit {
+    let mut exit = exit_of(ExitReason::SYNC);
+    (exit.esr, exit.hpfar) = (esr, hpfar);
+    exit
+}
+
+impl Model {
+    /// The REC that runs.
+    #[must_use]
+    pub fn running(&self) -> Option<u64> {
+        self.running.as_ref().map(|running| running.rec)
+    }
+
+    /// The realm starts to run with these registers. `Ok` names what that stands for.
+    ///
+    /// # Errors
+    /// What was expected and what came, in words.
+    pub fn observe_resume(&mut self, seen: &Registers) -> Result<&'static str, String> {
+        let Some(running) = self.running.clone() else { return Err("no REC was entered".into()) };
+        let owner = self.recs.get(&running.rec).map_or(0, |rec| rec.owner);
+        let mut reasons = Vec::new();
+        for alternative in &running.alternatives {
+            match alternative {
+                Alternative::Resume(resume) => match self.judge(owner, resume, seen) {
+                    Ok(()) => {
+                        self.resumed(running.rec, resume, seen);
+                        return Ok(resume.name);
+                    }
+                    Err(why) => reasons.push(format!("{}: {why}", resume.name)),
+                },
+                Alternative::Exit(exit) => reasons.push(format!("{}: an exit was expected", exit.name)),
+            }
+        }
+        Err(format!("the realm goes on with the wrong registers: {}", reasons.join("; ")))
+    }
+
+    fn judge(&self, owner: u64, resume: &Resume, seen: &Registers) -> Result<(), String> {
+        let mut want = resume.registers;
+        match resume.rule {
+            Rule::None => {}
+            Rule::Fresh => {
+                let Registers { vbar_el1, elr_el1, spsr_el1, esr_el1, far_el1, .. } = *seen;
+                want = Registers { vbar_el1, elr_el1, spsr_el1, esr_el1, far_el1, ..want };
+            }
+            Rule::Injected => {
+                // EC, IL, FnV, EA, S1PTW, FSC.
+                let fields = 0xfe00_0000 | 1 << 10 | 1 << 9 | 1 << 7 | 0x3f;
+                want.esr_el1 = (want.esr_el1 & fields) | (seen.esr_el1 & !fields);
+                want.pstate = (want.pstate & 0x3df) | (seen.pstate & !0x3df);
+            }
+            Rule::StateGet { base, top } => {
+                let [out_top, ripas] = [seen.gprs[1], seen.gprs[2]];
+                let some = base < out_top && out_top <= top;
+                if !(some && self.same_ripas(owner, base, out_top, ripas)) {
+                    return Err(format!(
+                        "[{base:#x}, {out_top:#x}) of [{base:#x}, {top:#x}) does not have RIPAS {ripas}"
+                    ));
+                }
+                want.gprs[1..3].copy_from_slice(&seen.gprs[1..3]);
+            }
+            Rule::TokenInit => {
+                if seen.gprs[1] == 0 {
+                    return Err("a token of no bytes".into());
+                }
+                want.gprs[1] = seen.gprs[1];
+            }
+            Rule::TokenContinue { size, .. } => {
+                let [status, length] = [seen.gprs[0], seen.gprs[1]];
+                let known = status == RsiStatus::SUCCESS.0 || status == RsiStatus::INCOMPLETE.0;
+                if !known || length > size {
+                    return Err(format!("status {status}, {length} bytes of at most {size}"));
+                }
+                want.gprs[..2].copy_from_slice(&seen.gprs[..2]);
+            }
+        }
+        for (i, (want, seen)) in want.gprs.iter_mut().zip(seen.gprs).enumerate() {
+            if seen == 0 && resume.kept_or_zero >> i & 1 == 1 {
+                *want = 0;
+            }
+        }
+        if want == *seen { Ok(()) } else { Err(difference(&want, seen)) }
+    }
+
+    fn resumed(&mut self, rec_pa: u64, resume: &Resume, seen: &Registers) {
+        if let Rule::TokenContinue { pa, .. } = resume.rule
+            && seen.gprs[1] != 0
+        {
+            self.forget_data(pa);
+        }
+        if let Some(rec) = self.recs.get_mut(&rec_pa) {
+            rec.registers = *seen;
+            match resume.rule {
+                Rule::TokenInit => rec.token = Some(seen.gprs[1]),
+                Rule::TokenContinue { .. } if seen.gprs[0] == RsiStatus::SUCCESS.0 => rec.token = None,
+                _ => {}
+            }
+        }
+        self.running = Some(Running { rec: rec_pa, alternatives: Vec::new() });
+    }
+
+    /// The realm stops running for `trap` with these registers.
+    ///
+    /// # Errors
+    /// The trap cannot happen in the state the model is in: the tables of the machine are not those of the model.
+    pub fn trap(&mut self, regs: &Registers, trap: Trap) -> Result<(), String> {
+        let rec = self.running().ok_or("no REC was entered")?;
+        let alternatives = match trap {
+            Trap::Irq => vec![Alternative::exit("IRQ", exit_of(ExitReason::IRQ), regs, LastExit::Other)],
+            Trap::Fiq => vec![Alternative::exit("FIQ", exit_of(ExitReason::FIQ), regs, LastExit::Other)],
+            Trap::SError { esr } => {
+                // EC, IDS, AET, EA, DFSC.
+                let fields = 0xfc00_0000 | 1 << 24 | 7 << 10 | 1 << 9 | 0x3f;
+                let mut exit = exit_of(ExitReason::SERROR);
+                exit.esr = esr & fields;
+                vec![Alternative::exit("SError", exit, regs, LastExit::Other)]
+            }
+            Trap::Sync { esr, far, hpfar } => match esr >> 26 & 0x3f {
+                0x01 => vec![wait(regs, esr)],
+                0x17 => self.smc(rec, regs),
+                0x20 | 0x24 => vec![self.abort(rec, regs, esr, far, hpfar)?],
+                _ => {
+                    // No exit class is specified; reference firmware tells the Host nothing.
+                    vec![Alternative::exit("other", exit_of(ExitReason::SYNC), regs, LastExit::Other)]
+                }
+            },
+        };
+        self.running = Some(Running { rec, alternatives });
+        Ok(())
+    }
+
+    /// REC_ENTER has returned this. `Ok` names what that stands for. Interrupt, timer and PMU fields are not judged.
+    ///
+    /// # Errors
+    /// What was expected and what came, in words.
+    pub fn observe_exit(&mut self, seen: &RecExit) -> Result<&'static str, String> {
+        let Some(running) = self.running.take() else { return Err("no REC was entered".into()) };
+        let mut reasons = Vec::new();
+        for alternative in running.alternatives {
+            match alternative {
+                Alternative::Resume(resume) => reasons.push(format!("{}: no exit was expected", resume.name)),
+                Alternative::Exit(exit) => match exit_difference(&exit, seen) {
+                    None => return Ok(self.exited(running.rec, &exit)),
+                    Some(why) => reasons.push(format!("{}: {why}", exit.name)),
+                },
+            }
+        }
+        Err(format!("the wrong exit: {}", reasons.join("; ")))
+    }
+
+    fn exited(&mut self, rec_pa: u64, exit: &Exit) -> &'static str {
+        if let Some(rec) = self.recs.get_mut(&rec_pa) {
+            rec.registers = exit.registers;
+            rec.last_exit = exit.last_exit;
+            rec.runnable &= !exit.cpu_off;
+            if exit.system_off
+                && let Some(realm) = self.realms.get_mut(&rec.owner)
+            {
+                realm.state = RealmState::SystemOff;
+            }
+        }
+        exit.name
+    }
+
+    fn same_ripas(&self, rd: u64, base: u64, top: u64, ripas: u64) -> bool {
+        let mut ipa = base;
+        while ipa < top {
+            let Some(walk) = self.walk(rd, ipa, 3) else { return false };
+            if walk.entry.ripas().map(|r| u64::from(r.0)) != Some(ripas) {
+                return false;
+            }
+            ipa = walk.entry_base() + crate::rtt::entry_size(walk.level);
+        }
+        true
+    }
+
+    fn smc(&mut self, rec: u64, regs: &Registers) -> Vec<Alternative> {
+        use realm_abi::psci::PsciCall;
+        let function = regs.gprs[0];
+        if PsciCall::in_range(function) {
+            return self.psci(rec, regs);
+        }
+        match function & !realm_abi::smccc::SVE_HINT {
+            0xC400_0190..=0xC400_01AF => self.rsi(rec, regs),
+            realm_abi::smccc::VERSION => {
+                vec![Alternative::answer("SMCCC_VERSION", regs, &[realm_abi::smccc::VERSION_1_2])]
+            }
+            _ => vec![rsi::not_supported(regs)],
+        }
+    }
+}
+
+/// WFI, WFE, WFIT or WFET that the Host traps: it is over, and the Host learns which it was and its timeout.
+fn wait(regs: &Registers, esr: u64) -> Alternative {
+    let mut exit = sync_exit(esr & (0x3f << 26 | 3), 0);
+    if esr & 2 != 0 {
+        let register = usize::try_from(esr >> 5 & 0x1f).unwrap_or(31);
+        exit.gprs[0] = regs.gprs.get(register).copied().unwrap_or(0);
+    }
+    let after = Registers { pc: regs.pc.wrapping_add(4), ..*regs };
+    Alternative::exit("wait", exit, &after, LastExit::Other)
+}
+
+fn difference(want: &Registers, seen: &Registers) -> String {
+    let mut out = Vec::new();
+    for (i, (want, seen)) in want.gprs.iter().zip(seen.gprs).enumerate() {
+        if *want != seen {
+            out.push(format!("X{i} is {seen:#x}, not {want:#x}"));
+        }
+    }
+    for (name, want, seen) in [
+        ("PC", want.pc, seen.pc),
+        ("PSTATE", want.pstate, seen.pstate),
+        ("VBAR_EL1", want.vbar_el1, seen.vbar_el1),
+        ("ELR_EL1", want.elr_el1, seen.elr_el1),
+        ("SPSR_EL1", want.spsr_el1, seen.spsr_el1),
+        ("ESR_EL1", want.esr_el1, seen.esr_el1),
+        ("FAR_EL1", want.far_el1, seen.far_el1),
+    ] {
+        if want != seen {
+            out.push(format!("{name} is {seen:#x}, not {want:#x}"));
+        }
+    }
+    out.join(", ")
+}
+
+/// Compares all of an exit structure, padding too, but the fields every exit has whatever its reason.
+fn exit_difference(want: &Exit, seen: &RecExit) -> Option<String> {
+    let mut seen = seen.clone();
+    seen.gicv3_hcr = 0;
+    seen.gicv3_lrs = [0; 16];
+    (seen.gicv3_misr, seen.gicv3_vmcr) = (0, 0);
+    (seen.cntp_ctl, seen.cntp_cval, seen.cntv_ctl, seen.cntv_cval) = (0, 0, 0, 0);
+    seen.pmu_ovf_status = 0;
+    if want.any_call {
+        seen.gprs = [0; 31];
+        seen.imm = 0;
+    }
+    let (a, b) = (want.exit.as_bytes(), seen.as_bytes());
+    let at = a.iter().zip(b).position(|(a, b)| a != b)? & !7;
+    let word =
+        |bytes: &[u8]| bytes.iter().skip(at).take(8).rev().map(|b| format!("{b:02x}")).collect::<String>();
+    Some(format!("exit offset {at:#x} is 0x{}, not 0x{} ({})", word(b), word(a), seen.exit_reason))
+}
