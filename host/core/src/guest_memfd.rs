@@ -25,7 +25,8 @@ pub struct GuestMemfd<H: Host> {
     chunks: H::Lock<BTreeMap<u64, Chunk>>,
 }
 
-/// Protected addresses with the private memory behind them.
+/// Protected addresses with the private memory behind them. A page of a file belongs at one address at a time: before it
+/// is used at another one it must be unmapped, as when memory slots change.
 pub struct PrivateRange<'a, H: Host> {
     /// The file.
     pub memfd: &'a GuestMemfd<H>,

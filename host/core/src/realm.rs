@@ -171,6 +171,14 @@ impl<H: Host> Realm<H> {
         Ok((live.rd.pa(), live.aux_count))
     }
 
+    /// Whether an operation that needs a created, not activated realm can be done.
+    ///
+    /// # Errors
+    /// [`RealmError::WrongState`] if not.
+    pub fn require_new(&self, operation: Operation) -> Result<(), RealmError> {
+        self.state.lock().new_only(operation).map(|_| ())
+    }
+
     /// Makes the realm unusable: every later operation but destruction fails. No effect on a realm the RMM does not know.
     pub fn doom(&self) {
         let mut state = self.state.lock();

@@ -3,8 +3,10 @@
 //! are checked here.
 
 use crate::granule::Ledger;
+use crate::ipa::{align_down, entry_size};
 use crate::{Errno, Host};
-use realm_abi::rmi::{DataFlags, ReturnCode, RmiCommand, RmiReply, UnprotectedDesc, Version};
+use realm_abi::GRANULE_SIZE;
+use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, RmiReply, UnprotectedDesc, Version};
 
 /// A command that did not do what it was asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,7 +280,7 @@ impl<H: Host> Rmi<H> {
     /// # Errors
     /// The RMM refused for another reason than the state of the entry.
     pub fn data_destroy(&self, rd: u64, ipa: u64) -> Result<Removal, RmiError> {
-        self.removal(RmiCommand::DataDestroy { rd, ipa }, ipa, |[pa, top, ..]| (pa, top))
+        self.removal(RmiCommand::DataDestroy { rd, ipa }, ipa, RTT_PAGE_LEVEL, |[pa, top, ..]| (pa, top))
     }
 
     /// RMI_RTT_CREATE.
@@ -294,7 +296,12 @@ impl<H: Host> Rmi<H> {
     /// # Errors
     /// The RMM refused for another reason than the state of the tables.
     pub fn rtt_destroy(&self, rd: u64, ipa: u64, level: i64) -> Result<Removal, RmiError> {
-        self.removal(RmiCommand::RttDestroy { rd, ipa, level }, ipa, |[pa, top, ..]| (pa, top))
+        self.removal(
+            RmiCommand::RttDestroy { rd, ipa, level },
+            ipa,
+            level.saturating_sub(1),
+            |[pa, top, ..]| (pa, top),
+        )
     }
 
     /// RMI_RTT_FOLD: the physical address of the table that was folded away.
@@ -324,7 +331,7 @@ impl<H: Host> Rmi<H> {
     /// # Errors
     /// The RMM refused for another reason than the state of the entry.
     pub fn rtt_unmap_unprotected(&self, rd: u64, ipa: u64, level: i64) -> Result<Removal, RmiError> {
-        self.removal(RmiCommand::RttUnmapUnprotected { rd, ipa, level }, ipa, |[top, ..]| (0, top))
+        self.removal(RmiCommand::RttUnmapUnprotected { rd, ipa, level }, ipa, level, |[top, ..]| (0, top))
     }
 
     /// RMI_RTT_READ_ENTRY.
@@ -360,26 +367,34 @@ impl<H: Host> Rmi<H> {
         }
     }
 
-    /// Sorts the answer of a command that removes an entry (RMM 1.0 sections B4.3.4, B4.3.17, B4.3.21): on ERROR_RTT,
-    /// `top` above the address means a hole and `top` at the address means that something else is there.
+    /// Sorts the answer of a command that removes the entry at `level` for `ipa` (RMM 1.0 sections B4.3.4, B4.3.17,
+    /// B4.3.21): on ERROR_RTT, `top` above the address means a hole and `top` at the address that something else is there.
+    /// A `top` above the address lies behind the entry at least, so a walk cannot be made endless.
     fn removal(
         &self,
         command: RmiCommand,
         ipa: u64,
+        level: i64,
         outputs: impl Fn([u64; 4]) -> (u64, u64),
     ) -> Result<Removal, RmiError> {
         let reply = self.call(command);
         let (pa, top) = outputs(reply.out);
+        let progress = top >= align_down(ipa, level).saturating_add(entry_size(level))
+            && top.is_multiple_of(GRANULE_SIZE);
         if reply.code.is_success() {
-            if top <= ipa {
-                return Err(implausible(command, "success, but the next address is not above this one"));
-            }
-            return Ok(Removal::Removed { pa, top });
+            return match progress {
+                true => Ok(Removal::Removed { pa, top }),
+                false => Err(implausible(command, "success, but the next address is not behind the entry")),
+            };
         }
         if !reply.code.is_error_rtt() {
             return Err(RmiError { command, failure: Failure::Code(reply.code) });
         }
-        if top > ipa { Ok(Removal::Hole { top }) } else { Ok(Removal::Blocked { level: reply.code.level() }) }
+        match top > ipa {
+            true if progress => Ok(Removal::Hole { top }),
+            true => Err(implausible(command, "a hole that ends inside the entry")),
+            false => Ok(Removal::Blocked { level: reply.code.level() }),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::OwnedGranule;
 use crate::host::PageBlock;
 use crate::{Host, Lock};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 
@@ -25,23 +25,38 @@ impl Block {
         u16::try_from((1_u32 << self.count.min(16)).wrapping_sub(1)).unwrap_or(u16::MAX)
     }
 
+    /// The first of `count` granules that are here, side by side and aligned.
+    fn find(&self, count: u32) -> Option<u32> {
+        (0..self.count).step_by(count as usize).find(|&first| {
+            let mask = run_mask(first, count);
+            self.here & mask == mask
+        })
+    }
+
     fn granule(&self, index: u32) -> OwnedGranule {
         OwnedGranule::new(self.memory.pa.wrapping_add(u64::from(index) << GRANULE_SHIFT))
     }
 }
 
+#[derive(Default)]
+struct Blocks {
+    /// By address.
+    all: BTreeMap<u64, Block>,
+    /// The addresses of those with a granule left.
+    partial: BTreeSet<u64>,
+}
+
 /// Splits host pages into granules and gives a page back to the Host when all its granules came back. A lost granule
 /// keeps its page.
 pub struct GranulePool<H: Host> {
-    /// By address.
-    blocks: H::Lock<BTreeMap<u64, Block>>,
+    blocks: H::Lock<Blocks>,
 }
 
 impl<H: Host> GranulePool<H> {
     /// A pool that holds nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { blocks: H::Lock::new(BTreeMap::new()) }
+        Self { blocks: H::Lock::new(Blocks::default()) }
     }
 
     /// A granule filled with zeros, `None` when the Host has no memory.
@@ -68,34 +83,26 @@ impl<H: Host> GranulePool<H> {
         let mut block = Block { memory, here: 0, count: per_page.max(count) };
         block.here = block.all();
         let run = split(&mut block, 0, count);
-        self.blocks.lock().insert(block.memory.pa, block);
+        self.blocks.lock().keep(block);
         Some(run)
     }
 
     /// A run out of pages that are already split.
     fn take_used(&self, count: u32) -> Option<Vec<OwnedGranule>> {
         let mut blocks = self.blocks.lock();
-        blocks.values_mut().find_map(|block| {
-            let first = (0..block.count).step_by(count as usize).find(|&first| {
-                let mask = run_mask(first, count);
-                block.here & mask == mask
-            })?;
-            Some(split(block, first, count))
-        })
+        let Blocks { all, partial } = &mut *blocks;
+        let (base, first) = partial.iter().find_map(|base| Some((*base, all.get(base)?.find(count)?)))?;
+        let block = all.get_mut(&base)?;
+        let run = split(block, first, count);
+        if block.here == 0 {
+            partial.remove(&base);
+        }
+        Some(run)
     }
 
     /// Takes a granule back. The memory goes to the Host with the last granule of its pages.
     pub fn put(&self, host: &H, granule: OwnedGranule) {
-        let complete = {
-            let mut blocks = self.blocks.lock();
-            let Some((&base, block)) = blocks.range_mut(..=granule.pa()).next_back() else { return };
-            let index = granule.pa().wrapping_sub(base) >> GRANULE_SHIFT;
-            if index >= u64::from(block.count) {
-                return;
-            }
-            block.here |= 1 << index;
-            if block.here == block.all() { blocks.remove(&base) } else { None }
-        };
+        let complete = self.blocks.lock().put(&granule);
         if let Some(block) = complete {
             host.free(block.memory);
         }
@@ -104,7 +111,32 @@ impl<H: Host> GranulePool<H> {
     /// Host pages the pool holds, handed out or not.
     #[must_use]
     pub fn pages(&self) -> usize {
-        self.blocks.lock().values().fold(0, |sum, block| sum.saturating_add(block.memory.pages))
+        self.blocks.lock().all.values().fold(0, |sum, block| sum.saturating_add(block.memory.pages))
+    }
+}
+
+impl Blocks {
+    fn keep(&mut self, block: Block) {
+        if block.here != 0 {
+            self.partial.insert(block.memory.pa);
+        }
+        self.all.insert(block.memory.pa, block);
+    }
+
+    /// Puts a granule into its block; the block, if it is whole now.
+    fn put(&mut self, granule: &OwnedGranule) -> Option<Block> {
+        let (&base, block) = self.all.range_mut(..=granule.pa()).next_back()?;
+        let index = granule.pa().wrapping_sub(base) >> GRANULE_SHIFT;
+        if index >= u64::from(block.count) {
+            return None;
+        }
+        block.here |= 1 << index;
+        if block.here != block.all() {
+            self.partial.insert(base);
+            return None;
+        }
+        self.partial.remove(&base);
+        self.all.remove(&base)
     }
 }
 

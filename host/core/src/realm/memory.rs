@@ -140,9 +140,9 @@ impl<H: Host> Realm<H> {
         flags: DataFlags,
     ) -> Result<(), RealmError> {
         let page = 1_u64.checked_shl(self.rmm.host().page_shift()).unwrap_or(GRANULE_SIZE);
-        check_range(self.ipa, ipa, page)?;
         let mut state = self.state.lock();
         let live = state.new_only(Operation::Populate)?;
+        check_range(self.ipa, ipa, page)?;
         let result = live.stage2.populate(&self.rmm, run, range, ipa, page, src, flags);
         if result.is_err() && run.created > 0 {
             state.doom();

@@ -107,8 +107,11 @@ impl Stage2 {
                     break None;
                 }
                 let (at, from) = (ipa.saturating_add(done), src.saturating_add(done));
-                let cell = chunk.ensure(rmm.host(), first.saturating_add(granules(done)))?;
-                match self.assign(rmm, cell, at, |pa| rmm.rmi().data_create(rd, pa, at, from, flags)) {
+                let index = first.saturating_add(granules(done));
+                let created = chunk.ensure(rmm.host(), index).and_then(|cell| {
+                    self.assign(rmm, cell, at, |pa| rmm.rmi().data_create(rd, pa, at, from, flags))
+                });
+                match created {
                     Ok(()) => run.count(),
                     Err(error) => break Some(error),
                 }

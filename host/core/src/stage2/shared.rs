@@ -44,7 +44,8 @@ impl Stage2 {
         access: Access,
     ) -> Result<(), RealmError> {
         let block = size == BLOCK_SIZE && ipa.is_multiple_of(BLOCK_SIZE) && pa.is_multiple_of(BLOCK_SIZE);
-        if block && !self.has_table(ipa, RTT_PAGE_LEVEL) {
+        // An empty table left by smaller mappings is no reason to go on with those.
+        if block && (!self.has_table(ipa, RTT_PAGE_LEVEL) || self.fold(rmm, ipa, RTT_PAGE_LEVEL)) {
             return self.map_entry(rmm, ipa, BLOCK_LEVEL, access.desc(pa));
         }
         let mut done = 0;
