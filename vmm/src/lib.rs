@@ -3,12 +3,17 @@
 #![forbid(unsafe_code)]
 
 pub mod dtb;
+mod guest;
 mod image;
 pub mod layout;
+mod lifecycle;
 mod system;
+mod uart;
 
 pub use dtb::DtbError;
+pub use guest::{Guest, GuestConfig, GuestError, Part};
 pub use image::{ImageError, KernelImage};
 pub use layout::{Layout, LayoutConfig, LayoutError, Region};
+pub use lifecycle::{Call, Progress, RealmSettings, RealmVm, Step, Stop, VmError};
 pub use realm_abi::Errno;
 pub use system::{Fd, System};

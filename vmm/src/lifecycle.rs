@@ -1,0 +1,102 @@
+//! A realm's life as its VMM drives it, ioctl by ioctl, in the order of kvm-realm-uapi section 5.1.
+
+mod build;
+mod calls;
+mod error;
+mod run;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use error::{Call, VmError};
+pub use run::Stop;
+pub use step::{Progress, Step};
+
+use crate::uart::Uart;
+use crate::{Fd, Layout, System};
+use calls::{Caller, Resources};
+use realm_abi::kvm::{ExitReason, Generation};
+use realm_abi::rmi::{HashAlgorithm, RPV_SIZE};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a person chooses about a realm that is not its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct RealmSettings {
+    /// Hash of RIM and REMs.
+    pub hash: HashAlgorithm,
+    /// Realm Personalization Value; `None` for zeros.
+    pub rpv: Option<[u8; RPV_SIZE]>,
+    /// The numbers of the kernel's realm interface.
+    pub generation: Generation,
+}
+
+/// A realm that can run: one value for all its vCPU threads. Dropping it destroys the realm; [`RealmVm::destroy`] also
+/// tells whether that went well.
+pub struct RealmVm<'s, S: System> {
+    resources: Resources<'s, S>,
+    generation: Generation,
+    layout: Layout,
+    vm: Fd,
+    /// Where the process sees RAM's shared side.
+    shared_ram: u64,
+    vcpus: Vec<Vcpu>,
+    uart: Mutex<Uart>,
+    exits: Mutex<BTreeMap<ExitReason, u64>>,
+    stopping: AtomicBool,
+}
+
+/// A vCPU's file, the page it shares with the kernel, and a page of the process for arguments of its thread's ioctls.
+#[derive(Clone, Copy, Debug)]
+struct Vcpu {
+    fd: Fd,
+    run: u64,
+    scratch: u64,
+}
+
+impl<'s, S: System> RealmVm<'s, S> {
+    /// Everything the realm wrote to its UART.
+    #[must_use]
+    pub fn output(&self) -> Vec<u8> {
+        lock(&self.uart).output().to_vec()
+    }
+
+    /// How often KVM_RUN returned, by reason.
+    #[must_use]
+    pub fn exits(&self) -> BTreeMap<ExitReason, u64> {
+        lock(&self.exits).clone()
+    }
+
+    /// The memory plan.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Makes all [`Self::run_vcpu`] return soon.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for vcpu in &self.vcpus {
+            self.resources.system().kick(vcpu.fd);
+        }
+    }
+
+    /// Ends the realm and gives everything back.
+    ///
+    /// # Errors
+    /// The first piece that could not be given back; the rest is given back all the same.
+    pub fn destroy(self, progress: &mut dyn Progress) -> Result<(), VmError> {
+        let Self { mut resources, .. } = self;
+        step::within(progress, Step::Destroy, || resources.release())
+    }
+
+    fn caller(&self, scratch: u64) -> Caller<'_, S> {
+        Caller::new(self.resources.system(), &self.generation, scratch)
+    }
+}
+
+/// A panicked vCPU thread leaves consistent data behind: every change under these locks is a single one.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
