@@ -1,0 +1,114 @@
+//! Where results go: tables for people on standard output, JSON for programs where `--json` says.
+
+use crate::{Failure, Result};
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The `--json` option.
+#[derive(clap::Args, Debug)]
+pub struct JsonOption {
+    /// Also write the result as JSON to FILE; "-" for standard output, instead of the text for people.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl JsonOption {
+    /// Refuses a file that could not be written, before work is done for it.
+    pub fn check(&self) -> Result {
+        self.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), check_writable)
+    }
+
+    /// Writes the JSON where it belongs, and the text for people unless JSON took its place.
+    pub fn write(&self, value: &impl Serialize, text: &str) -> Result {
+        let to_stdout = self.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+        if !to_stdout {
+            print(text)?;
+        }
+        let Some(path) = &self.json else { return Ok(()) };
+        let mut json = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+        json.push('\n');
+        if to_stdout { print(&json) } else { std::fs::write(path, json).map_err(Failure::in_file(path)) }
+    }
+}
+
+/// Refuses a path that is a directory or whose directory is not there.
+pub fn check_writable(path: &Path) -> Result {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Err(Failure::in_file(path)("is a directory, a file belongs here"));
+    }
+    if !parent.is_dir() {
+        return Err(Failure::in_file(path)(format!("there is no directory {}", parent.display())));
+    }
+    Ok(())
+}
+
+/// Writes to standard output. A reader that has gone away is not an error.
+pub fn print(text: &str) -> Result {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A number of bytes as a person reads it.
+pub fn bytes(count: u64) -> String {
+    match count {
+        0x4000_0000.. if count.is_multiple_of(0x4000_0000) => format!("{} GiB", count >> 30),
+        0x10_0000.. if count.is_multiple_of(0x10_0000) => format!("{} MiB", count >> 20),
+        0x400.. if count.is_multiple_of(0x400) => format!("{} KiB", count >> 10),
+        _ => format!("{count} B"),
+    }
+}
+
+/// Columns as wide as their widest cell; the columns named in `right` are aligned to the right.
+pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let all = || std::iter::once(&head).chain(rows);
+    let width = |column: usize| {
+        all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for row in all() {
+        let cells: Vec<String> =
+            row.iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, width))| {
+                    if right.contains(&column) {
+                        format!("{cell:>width$}")
+                    } else {
+                        format!("{cell:<width$}")
+                    }
+                })
+                .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_unit_that_divides_them() {
+        let shown: Vec<String> = [0, 1023, 4096, 4097, 256 << 20, 1 << 30].into_iter().map(bytes).collect();
+        assert_eq!(shown, ["0 B", "1023 B", "4 KiB", "4097 B", "256 MiB", "1 GiB"]);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["populate".into(), "12".into()], vec!["run".into(), "3456".into()]];
+        assert_eq!(
+            table(&["step", "calls"], &[1], &rows),
+            "step      calls\npopulate     12\nrun        3456\n"
+        );
+    }
+}
