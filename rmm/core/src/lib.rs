@@ -26,6 +26,15 @@
 )]
 
 pub mod cpu;
+#[cfg(any(test, feature = "fakes"))]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a machine for tests"
+)]
+pub mod fakes;
 pub mod granule;
 pub mod measurement;
 pub mod platform;

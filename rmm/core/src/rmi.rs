@@ -7,6 +7,8 @@ mod psci_complete;
 mod realm;
 mod rec;
 mod rtt;
+#[cfg(test)]
+mod tests;
 mod version_features;
 
 use crate::{Platform, Rmm};

@@ -8,9 +8,7 @@ use crate::realm::{RealmDescriptor, RealmState};
 use crate::rtt::{Rtte, Stage2, Table, entry_number};
 use crate::{Platform, Rmm};
 use realm_abi::GRANULE_SIZE;
-use realm_abi::rmi::{
-    HashAlgorithm, RTT_ENTRIES, RealmFlags, RealmParams, ReturnCode, RmiReply, rtt_entry_size,
-};
+use realm_abi::rmi::{HashAlgorithm, RTT_ENTRIES, RealmFlags, RealmParams, ReturnCode, RmiReply};
 
 /// Smallest IPA width.
 const MIN_IPA_WIDTH: u8 = 32;
