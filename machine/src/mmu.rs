@@ -280,6 +280,3 @@ impl<'a> Mmu<'a> {
         self.log.push(Event::MachineCheck(text));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -131,7 +131,7 @@ pub struct RunControls {
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealmExit {
-    /// Synchronous exception to R-EL2.
+    /// Synchronous exception to R-EL2. The context's PC is ELR_EL2: behind an HVC, at the instruction for all others.
     Sync {
         /// ESR_EL2.
         esr: u64,

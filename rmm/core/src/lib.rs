@@ -25,6 +25,7 @@
     )
 )]
 
+pub mod attest;
 pub mod cpu;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(
@@ -41,8 +42,17 @@ pub mod platform;
 pub mod realm;
 pub mod rtt;
 
+mod esr;
+mod exit;
+mod gic;
+mod inject;
+mod psci;
+mod rec;
 mod rmi;
 mod rmm;
+mod rsi;
+mod sysreg;
+mod timer;
 mod vmid;
 
 pub use platform::Platform;

@@ -1,8 +1,10 @@
 //! The monitor: the few things that are not in a granule.
 
 use crate::Platform;
-use crate::granule::{Bank, GranuleEntry, GranuleState, GranuleTable, TableError};
+use crate::attest::{AttestError, Attestation};
+use crate::granule::{Bank, Exclusive, GranuleEntry, GranuleState, GranuleTable, LockError, TableError};
 use crate::platform::CpuFeatures;
+use crate::realm::RealmDescriptor;
 use crate::vmid::Vmids;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{FeatureRegister0, ReturnCode};
@@ -20,6 +22,7 @@ pub struct Rmm<'a, P> {
     pub(crate) vmids: Vmids,
     pub(crate) cpu: CpuFeatures,
     pub(crate) features: FeatureRegister0,
+    pub(crate) attestation: Attestation,
 }
 
 impl<'a, P: Platform> Rmm<'a, P> {
@@ -36,7 +39,17 @@ impl<'a, P: Platform> Rmm<'a, P> {
             vmids: Vmids::new(cpu.vmid16),
             cpu,
             features: feature_register_0(&cpu),
+            attestation: Attestation::new(),
         })
+    }
+
+    /// Gets the Realm Attestation Key and the platform token from EL3, at boot. Until it has succeeded realms run but get
+    /// no attestation token.
+    ///
+    /// # Errors
+    /// See [`AttestError`]; it can be tried again.
+    pub fn init_attestation(&self) -> Result<(), AttestError> {
+        self.attestation.init(&self.platform)
     }
 
     /// The machine under this RMM.
@@ -55,6 +68,18 @@ impl<'a, P: Platform> Rmm<'a, P> {
     #[must_use]
     pub const fn features(&self) -> FeatureRegister0 {
         self.features
+    }
+
+    /// Runs `f` on the descriptor of the realm at `rd`, locked.
+    ///
+    /// # Errors
+    /// If `rd` is no RD.
+    pub(crate) fn with_rd<R>(
+        &self,
+        rd: u64,
+        f: impl FnOnce(&mut RealmDescriptor) -> R,
+    ) -> Result<R, LockError> {
+        self.granules.lock(rd, GranuleState::Rd).map(|mut rd| rd.with(&self.platform, f))
     }
 
     /// Checks that the Host may name `pa` as Non-secure memory: a granule that is aligned, delegable and not the Realm

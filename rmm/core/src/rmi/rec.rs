@@ -1,24 +1,124 @@
 //! RMI_REC_AUX_COUNT, RMI_REC_CREATE, RMI_REC_DESTROY and RMI_REC_ENTER.
 
 use super::Outcome;
-use crate::{Platform, Rmm};
-use realm_abi::rmi::ReturnCode;
+use crate::granule::{Exclusive, GranuleGuard, GranuleState};
+use crate::realm::{RealmDescriptor, RealmState};
+use crate::rec::{Mpidr, OWN_AUX, Rec, Running};
+use crate::{Platform, Rmm, measurement};
+use core::mem::offset_of;
+use realm_abi::rmi::{MAX_REC_AUX, RecEnter, RecParams, RecRun, ReturnCode, RmiReply};
+use zerocopy::IntoBytes;
+
+/// Granules REC_CREATE names: rd, rec and the auxiliary ones.
+const NAMED: usize = 2 + MAX_REC_AUX;
 
 impl<P: Platform> Rmm<'_, P> {
-    /// RMI_REC_AUX_COUNT.
-    pub(super) fn rec_aux_count(&self, _rd: u64) -> Outcome {
-        Err(ReturnCode::NOT_SUPPORTED)
+    /// Auxiliary granules of a REC, the same for all realms.
+    fn aux_count(&self) -> usize {
+        OWN_AUX.saturating_add(self.platform.simd_aux_granules()).min(MAX_REC_AUX)
     }
-    /// RMI_REC_CREATE.
-    pub(super) fn rec_create(&self, _rd: u64, _rec: u64, _params_ptr: u64) -> Outcome {
-        Err(ReturnCode::NOT_SUPPORTED)
+
+    /// RMI_REC_AUX_COUNT (RMM 1.0 section B4.3.11).
+    pub(super) fn rec_aux_count(&self, rd: u64) -> Outcome {
+        // rd_align, rd_bound, rd_state
+        self.granules.lock(rd, GranuleState::Rd)?;
+        // At most 16.
+        Ok(RmiReply::success([u64::try_from(self.aux_count()).unwrap_or(0), 0, 0, 0]))
     }
-    /// RMI_REC_DESTROY.
-    pub(super) fn rec_destroy(&self, _rec: u64) -> Outcome {
-        Err(ReturnCode::NOT_SUPPORTED)
+
+    /// RMI_REC_CREATE (RMM 1.0 section B4.3.12).
+    pub(super) fn rec_create(&self, rd: u64, rec: u64, params_ptr: u64) -> Outcome {
+        // params_align, params_bound, params_pas
+        let params: RecParams = self.copy_from_ns(params_ptr)?;
+        // num_aux
+        let count = usize::try_from(params.num_aux).map_err(|_| ReturnCode::ERROR_INPUT)?;
+        let aux =
+            params.aux.get(..count).filter(|_| count == self.aux_count()).ok_or(ReturnCode::ERROR_INPUT)?;
+        let mpidr = Mpidr::from_rmi(params.mpidr).ok_or(ReturnCode::ERROR_INPUT)?;
+
+        // rec_*, rd_*, aux_*: all granules named are locked in ascending order, so that none changes in between.
+        let mut wanted = [(0, GranuleState::Delegated); NAMED];
+        let named = [(rd, GranuleState::Rd), (rec, GranuleState::Delegated)].into_iter();
+        let named = named.chain(aux.iter().map(|pa| (*pa, GranuleState::Delegated)));
+        for (slot, want) in wanted.iter_mut().zip(named) {
+            *slot = want;
+        }
+        let wanted = wanted.get_mut(..count.saturating_add(2)).ok_or(ReturnCode::ERROR_INPUT)?;
+        wanted.sort_unstable_by_key(|(pa, _)| *pa);
+        let mut guards: [Option<GranuleGuard<'_>>; NAMED] = [const { None }; NAMED];
+        let mut previous = None;
+        for (slot, (pa, state)) in guards.iter_mut().zip(wanted.iter()) {
+            // aux_alias
+            if previous == Some(*pa) {
+                return Err(ReturnCode::ERROR_INPUT);
+            }
+            previous = Some(*pa);
+            *slot = Some(self.granules.lock(*pa, *state)?);
+        }
+
+        let rd_guard =
+            guards.iter_mut().flatten().find(|guard| guard.pa() == rd).ok_or(ReturnCode::ERROR_INPUT)?;
+        let num_recs = rd_guard.refcount();
+        let has_pmu = rd_guard.with(&self.platform, |descriptor: &mut RealmDescriptor| {
+            // realm_state, num_recs
+            if descriptor.state() != RealmState::New || u64::from(num_recs) >= self.features.max_recs() {
+                return Err(ReturnCode::ERROR_REALM);
+            }
+            // mpidr_index
+            if mpidr.index() != descriptor.rec_index {
+                return Err(ReturnCode::ERROR_INPUT);
+            }
+            descriptor.rec_index = descriptor.rec_index.saturating_add(1);
+            Ok(descriptor.pmu != 0)
+        })?;
+        let content = Rec::new(rd, mpidr, &params, has_pmu);
+        if content.is_runnable() {
+            rd_guard.with(&self.platform, |descriptor| {
+                measurement::extend_rec(&self.platform, descriptor, &params)
+            });
+        }
+        rd_guard.set_refcount(num_recs.saturating_add(1));
+
+        for guard in guards.iter_mut().flatten() {
+            if guard.pa() == rec {
+                guard.with(&self.platform, |slot: &mut Rec| slot.clone_from(&content));
+                guard.set_state(GranuleState::Rec);
+            } else if guard.pa() != rd {
+                guard.set_state(GranuleState::RecAux);
+            }
+        }
+        Ok(RmiReply::SUCCESS)
     }
-    /// RMI_REC_ENTER.
-    pub(super) fn rec_enter(&self, _rec: u64, _run_ptr: u64) -> Outcome {
-        Err(ReturnCode::NOT_SUPPORTED)
+
+    /// RMI_REC_DESTROY (RMM 1.0 section B4.3.13).
+    pub(super) fn rec_destroy(&self, rec: u64) -> Outcome {
+        // rec_align, rec_bound, rec_gran_state
+        let mut guard = self.granules.lock(rec, GranuleState::Rec)?;
+        // rec_state
+        if guard.refcount() != 0 {
+            return Err(ReturnCode::ERROR_REC);
+        }
+        let content = guard.with(&self.platform, |rec: &mut Rec| rec.clone());
+        for pa in content.aux() {
+            if let Ok(aux) = self.granules.lock(*pa, GranuleState::RecAux) {
+                aux.release(&self.platform);
+            }
+        }
+        guard.release(&self.platform);
+        // Only now, as an RD is not waited for with a REC locked. Until here the REC counts, so the RD is there.
+        let mut rd = self.granules.lock(content.owner, GranuleState::Rd)?;
+        rd.set_refcount(rd.refcount().saturating_sub(1));
+        Ok(RmiReply::SUCCESS)
+    }
+
+    /// RMI_REC_ENTER (RMM 1.0 section B4.3.14).
+    pub(super) fn rec_enter(&self, rec: u64, run_ptr: u64) -> Outcome {
+        // run_align, run_bound, run_pas
+        let enter: RecEnter = self.copy_from_ns(run_ptr)?;
+        let exit = Running::enter(self, rec, &enter)?.run(&enter);
+        // The realm has run: what it did stays done although the Host does not hear of it.
+        let exit_ptr = run_ptr.saturating_add(offset_of!(RecRun, exit) as u64);
+        self.platform.write_ns(exit_ptr, exit.as_bytes()).map_err(|_| ReturnCode::ERROR_INPUT)?;
+        Ok(RmiReply::SUCCESS)
     }
 }
