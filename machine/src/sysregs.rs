@@ -69,7 +69,7 @@ pub(crate) fn id_register(features: &CpuFeatures, reg: SysReg) -> u64 {
         // Armv8.8 debug, trace, PMUv3p5, breakpoints, watchpoints, context-aware breakpoints, SPE.
         ID_AA64DFR0_EL1 => {
             0xa | 1 << 4
-                | u64::from(features.pmu_counters.is_some()) * (6 << 8)
+                | (u64::from(features.pmu_counters.is_some()) * (6 << 8))
                 | u64::from(features.num_bps & 0xf) << 12
                 | u64::from(features.num_wps & 0xf) << 20
                 | 1 << 28
