@@ -6,7 +6,7 @@ use crate::el3::{El3, Route};
 use crate::fault::{FaultPlan, Point};
 use crate::guest::Guest;
 use crate::hardware::{Hardware, guest_factory};
-use crate::log::{EventLog, lock};
+use crate::log::{Event, EventLog, lock};
 use crate::memory::Memory;
 use crate::platform::MachinePlatform;
 use crate::program::{ProgramFactory, ProgramKey, RealmProgram};
@@ -55,6 +55,9 @@ impl Machine {
         let table = granule_table(usize::try_from(config.dram_size >> GRANULE_SHIFT).unwrap_or(usize::MAX));
         let hardware = Arc::new(Hardware::new(config, el3));
         let rmm = Rmm::new(MachinePlatform(Arc::clone(&hardware)), &[bank], table)?;
+        if let Err(error) = rmm.init_attestation() {
+            hardware.log.push(Event::MachineCheck(format!("the RMM boots without attestation: {error:?}")));
+        }
         Ok(Arc::new(Self { hardware, rmm, table }))
     }
 

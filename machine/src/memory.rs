@@ -268,3 +268,71 @@ impl Memory {
 pub(crate) fn report<T>(log: &EventLog, result: Result<T, GranuleFault>) -> Option<T> {
     result.map_err(|fault| log.push(Event::GranuleFault(fault))).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 4 * GRANULE_SIZE;
+    const PA: u64 = DRAM_BASE + GRANULE_SIZE;
+
+    #[test]
+    fn every_world_reaches_its_own_memory_and_no_other() {
+        let all = [Pas::NonSecure, Pas::Secure, Pas::Realm, Pas::Root];
+        for held in all {
+            let memory = Memory::new(SIZE);
+            memory.transition(PA, Pas::NonSecure, held).expect("Non-secure before");
+            for world in all {
+                for used in all {
+                    let expected = used == held && world.may_use(used);
+                    let fault = GranuleFault { world, pa: PA, pas: used, found: Some(held) };
+                    let wanted = if expected { Ok(()) } else { Err(fault) };
+                    assert_eq!(memory.read(world, used, PA, &mut [0; 8]), wanted);
+                    assert_eq!(memory.write(world, used, PA, &[0; 8]), wanted);
+                    assert_eq!(memory.clear(world, used, PA), wanted);
+                }
+            }
+        }
+        assert!(!Pas::NonSecure.may_use(Pas::Realm) && !Pas::Secure.may_use(Pas::Realm));
+        assert!(!Pas::Realm.may_use(Pas::Secure) && !Pas::Realm.may_use(Pas::Root));
+    }
+
+    #[test]
+    fn an_address_outside_dram_is_a_fault() {
+        let memory = Memory::new(SIZE);
+        for pa in [0, DRAM_BASE - 1, DRAM_BASE + SIZE, u64::MAX] {
+            let fault = GranuleFault { world: Pas::Root, pa, pas: Pas::NonSecure, found: None };
+            assert_eq!(memory.read(Pas::Root, Pas::NonSecure, pa, &mut [0]), Err(fault));
+        }
+    }
+
+    #[test]
+    fn a_copy_stops_at_the_granule_that_is_not_accessible() {
+        let memory = Memory::new(SIZE);
+        memory.transition(PA, Pas::NonSecure, Pas::Realm).expect("Non-secure before");
+        let fault =
+            GranuleFault { world: Pas::NonSecure, pa: PA, pas: Pas::NonSecure, found: Some(Pas::Realm) };
+        let write = memory.write(Pas::NonSecure, Pas::NonSecure, PA - 2, &[7; 4]);
+        assert_eq!(write, Err(fault));
+        let mut before = [0; 2];
+        memory.read(Pas::NonSecure, Pas::NonSecure, PA - 2, &mut before).expect("Non-secure");
+        assert_eq!(before, [7; 2]);
+    }
+
+    #[test]
+    fn transitions_keep_the_content_and_check_address_and_state() {
+        let memory = Memory::new(SIZE);
+        memory.write(Pas::NonSecure, Pas::NonSecure, PA, b"kept").expect("Non-secure");
+        assert_eq!(memory.transition(PA, Pas::Realm, Pas::NonSecure), Err(TransitionError::BadPas));
+        assert_eq!(memory.transition(PA + 8, Pas::NonSecure, Pas::Realm), Err(TransitionError::BadAddress));
+        assert_eq!(
+            memory.transition(DRAM_BASE + SIZE, Pas::NonSecure, Pas::Realm),
+            Err(TransitionError::BadAddress)
+        );
+        memory.transition(PA, Pas::NonSecure, Pas::Realm).expect("Non-secure before");
+        assert_eq!((memory.count(Pas::Realm), memory.count(Pas::NonSecure)), (1, 3));
+        let mut content = [0; 4];
+        memory.read(Pas::Realm, Pas::Realm, PA, &mut content).expect("Realm now");
+        assert_eq!(&content, b"kept");
+    }
+}

@@ -280,3 +280,6 @@ impl<'a> Mmu<'a> {
         self.log.push(Event::MachineCheck(text));
     }
 }
+
+#[cfg(test)]
+mod tests;
