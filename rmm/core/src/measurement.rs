@@ -1,6 +1,8 @@
 //! Realm measurements (RMM 1.0 chapter A7.1): the hash, the Realm Initial Measurement and the extensible ones.
 
 mod hasher;
+#[cfg(test)]
+mod tests;
 
 pub use hasher::Hasher;
 

@@ -1,6 +1,6 @@
 //! Tables that become one entry, and entries that become a table (RMM 1.0 sections A5.5.9 to A5.5.11).
 
-use super::stage2::{Stage2, entry_size, is_aligned};
+use super::stage2::{entry_size, is_aligned};
 use super::{Rtte, Table};
 use crate::{Platform, Rmm};
 use realm_abi::rmi::RTT_ENTRIES;
@@ -31,7 +31,7 @@ pub(crate) fn fold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>) -> Opti
         // From an address aligned to the block, adding within the block changes only address bits below it, which
         // stand in the descriptor as in the address: the descriptors themselves can be compared.
         let mut expected = words.raw(0);
-        for index in 1..Stage2::entries(level) {
+        for index in 1..RTT_ENTRIES {
             expected = expected.wrapping_add(step);
             if words.raw(index) != expected {
                 return None;
@@ -49,7 +49,7 @@ pub(crate) fn unfold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, paren
     // As in `fold`: a block's address is aligned, so addresses count up in the descriptors as they are.
     table.with(&rmm.platform, |words| {
         let mut descriptor = first;
-        for index in 0..Stage2::entries(level) {
+        for index in 0..RTT_ENTRIES {
             words.set_raw(index, descriptor);
             descriptor = descriptor.wrapping_add(step);
         }

@@ -5,7 +5,7 @@ use super::stage2::{Stage2, entry_size, is_aligned};
 use super::{Rtte, walk};
 use crate::realm::RealmDescriptor;
 use crate::{Platform, Rmm, measurement};
-use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, Ripas};
+use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, Ripas};
 
 /// RTT_INIT_RIPAS: makes entries of `[base, top)` RAM, measures each, and returns how far it got. `base < top`, both in
 /// the protected half, `top` granule aligned. Only a TABLE entry stops it, not a state of HIPAS or RIPAS.
@@ -27,7 +27,7 @@ pub(crate) fn init_ripas<P: Platform>(
     }
     let mut position = base;
     walk.table.with(&rmm.platform, |words| {
-        for index in index..Stage2::entries(level) {
+        for index in index..RTT_ENTRIES {
             let entry = words.get(index);
             let end = position.saturating_add(size);
             if end > top || entry.ripas().is_none() {
@@ -46,8 +46,9 @@ pub(crate) fn init_ripas<P: Platform>(
 /// TABLE entry and, unless `from_destroyed`, at a DESTROYED one. `base < top`, both in the protected half, `top` granule
 /// aligned.
 ///
-/// An entry that has the RIPAS already is passed over although it is larger than the range (RMM 1.0, `base_align` and
-/// `no_progress` of RTT_SET_RIPAS hold only where the RIPAS differs).
+/// If the entry at `base` has the RIPAS already it does not matter that it begins before or ends after the range:
+/// `base_align` and `no_progress` hold only where the RIPAS differs. The specification's count of whole entries would not
+/// move there; the range is done as far as that entry goes.
 ///
 /// # Errors
 /// `RMI_ERROR_RTT` for `base_align` and `no_progress`.
@@ -59,17 +60,15 @@ pub(crate) fn set_ripas<P: Platform>(
     from_destroyed: bool,
 ) -> Result<u64, ReturnCode> {
     let mut walk = walk(rmm, stage2, base, RTT_PAGE_LEVEL)?;
-    let (level, size, index) = (walk.level(), entry_size(walk.level()), walk.index);
-    if walk.entry.ripas() == Some(ripas) && (base != walk.base() || top < walk.end()) {
-        return Ok(top.min(walk.end()));
-    }
+    let (size, index) = (entry_size(walk.level()), walk.index);
+    let as_requested = walk.entry.ripas() == Some(ripas);
     // base_align
-    if base != walk.base() {
+    if base != walk.base() && !as_requested {
         return Err(walk.error());
     }
-    let (mut position, mut unmapped) = (base, false);
+    let (mut position, mut unmapped) = (walk.base(), false);
     walk.table.with(&rmm.platform, |words| {
-        for index in index..Stage2::entries(level) {
+        for index in index..RTT_ENTRIES {
             let entry = words.get(index);
             let end = position.saturating_add(size);
             let Some(old) = entry.ripas() else { break };
@@ -86,8 +85,12 @@ pub(crate) fn set_ripas<P: Platform>(
     if unmapped {
         stage2.forget(rmm, base, position.saturating_sub(base));
     }
-    // no_progress
-    if position == base { Err(walk.error()) } else { Ok(position) }
+    match position {
+        position if position > base => Ok(position),
+        _ if as_requested => Ok(top.min(walk.end())),
+        // no_progress
+        _ => Err(walk.error()),
+    }
 }
 
 /// RSI_IPA_STATE_GET: the RIPAS at `base` and the end, at most `top`, of a range that has it. `base < top`, both in the
@@ -103,10 +106,10 @@ pub(crate) fn common_ripas<P: Platform>(
 ) -> Result<(u64, Ripas), ReturnCode> {
     let mut walk = walk(rmm, stage2, base, RTT_PAGE_LEVEL)?;
     let ripas = walk.entry.ripas().ok_or(walk.error())?;
-    let (level, size, first) = (walk.level(), entry_size(walk.level()), walk.index.saturating_add(1));
+    let (size, first) = (entry_size(walk.level()), walk.index.saturating_add(1));
     let mut end = walk.end();
     walk.table.with(&rmm.platform, |words| {
-        for index in first..Stage2::entries(level) {
+        for index in first..RTT_ENTRIES {
             if end >= top || words.get(index).ripas() != Some(ripas) {
                 break;
             }

@@ -158,8 +158,4 @@ impl Stage2 {
         // Less than 512.
         usize::try_from(entry).unwrap_or(0)
     }
-    /// Entries of a table at `level` that map anything.
-    pub(crate) const fn entries(level: i64) -> usize {
-        if level < 0 { 16 } else { RTT_ENTRIES }
-    }
 }

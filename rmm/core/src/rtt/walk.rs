@@ -5,7 +5,7 @@ use super::stage2::{Stage2, align_down, entry_size};
 use crate::granule::{GranuleGuard, GranuleState};
 use crate::{Platform, Rmm};
 use core::sync::atomic::Ordering;
-use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, Ripas};
+use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, Ripas};
 
 /// A locked table.
 #[derive(Debug)]
@@ -141,17 +141,17 @@ impl Walk<'_> {
         if self.entry.is_live() {
             return self.ipa;
         }
-        let (first, entries) = (self.index.saturating_add(1), Stage2::entries(self.level()));
+        let first = self.index.saturating_add(1);
         let live = if self.table.is_live()
             || matches!(self.entry, Rtte::UnassignedNs)
             || self.level() < RTT_PAGE_LEVEL
         {
-            self.table.with(platform, |words| (first..entries).find(|index| words.get(*index).is_live()))
+            self.table.with(platform, |words| (first..RTT_ENTRIES).find(|index| words.get(*index).is_live()))
         } else {
             // A page table is in one half of the IPA space: nothing counted is nothing live.
             None
         };
-        let ahead = live.unwrap_or(entries).saturating_sub(self.index);
+        let ahead = live.unwrap_or(RTT_ENTRIES).saturating_sub(self.index);
         self.base().saturating_add(entry_size(self.level()).saturating_mul(ahead as u64))
     }
 }

@@ -126,7 +126,7 @@ fn ipa_align_ipa_bound_data_needs_a_protected_page_address() {
     let rd = w.realm();
     w.tables(rd, 0, 3);
     let data = w.delegated();
-    for ipa in [8, RAM_TOP, RAM_TOP << 1, u64::MAX & !0xfff] {
+    for ipa in [8, RAM_TOP, RAM_TOP << 1, !0xfff] {
         w.fails(create(rd, data, ipa), INPUT);
         w.fails(create_unknown(rd, data, ipa), INPUT);
         w.fails(RmiCommand::DataDestroy { rd, ipa }, INPUT);

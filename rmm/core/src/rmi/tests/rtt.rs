@@ -305,8 +305,8 @@ fn with_lpa2_walks_start_at_level_minus_1_and_descriptors_hold_52_bits() {
     let rd = w.realm_with(1, |params| (params.flags, params.s2sz, params.rtt_level_start) = (1, 52, -1));
     let shared = 1 << 51;
     assert_eq!(w.entry(rd, shared, -1), (-1, RttEntryState::UNASSIGNED, 0, Ripas::EMPTY));
-    // The last entry of a level -1 table is the sixteenth.
-    w.fails_with(destroy(rd, 0, 0), rtt_error(-1), [0, 1 << 52, 0, 0]);
+    // A table ends after 512 entries, also that of level -1 of which 16 are in the IPA space.
+    w.fails_with(destroy(rd, 0, 0), rtt_error(-1), [0, 1 << 57, 0, 0]);
     for level in [0, 1] {
         let rtt = w.delegated();
         w.ok(create(rd, rtt, shared, level));
