@@ -8,7 +8,7 @@ mod realm;
 mod rec;
 mod rtt;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version_features;
 
 use crate::{Platform, Rmm};

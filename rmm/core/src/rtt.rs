@@ -8,6 +8,8 @@ mod entry;
 mod fold;
 mod ripas;
 mod stage2;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod walk;
 

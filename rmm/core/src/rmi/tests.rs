@@ -22,53 +22,53 @@ use realm_abi::{GRANULE_SIZE, rmi, smccc};
 use std::vec::Vec;
 use zerocopy::IntoBytes;
 
-pub(super) const GRANULES: usize = 64;
-pub(super) const INPUT: ReturnCode = ReturnCode::ERROR_INPUT;
-pub(super) const REALM: ReturnCode = ReturnCode::ERROR_REALM;
+pub(crate) const GRANULES: usize = 64;
+pub(crate) const INPUT: ReturnCode = ReturnCode::ERROR_INPUT;
+pub(crate) const REALM: ReturnCode = ReturnCode::ERROR_REALM;
 /// An address that is not delegable.
-pub(super) const OUTSIDE: u64 = 0x4000_0000;
+pub(crate) const OUTSIDE: u64 = 0x4000_0000;
 
-pub(super) const fn rtt_error(level: i64) -> ReturnCode {
+pub(crate) const fn rtt_error(level: i64) -> ReturnCode {
     ReturnCode::error_rtt(level)
 }
 
-pub(super) fn entries() -> Vec<GranuleEntry> {
+pub(crate) fn entries() -> Vec<GranuleEntry> {
     (0..GRANULES).map(|_| GranuleEntry::default()).collect()
 }
 
 /// An RMM, and a Host with a supply of granules: 0 holds parameters, 1 a page of data, the others are handed out.
-pub(super) struct World<'a> {
-    pub(super) rmm: Rmm<'a, FakePlatform>,
+pub(crate) struct World<'a> {
+    pub(crate) rmm: Rmm<'a, FakePlatform>,
     entries: &'a [GranuleEntry],
     next: AtomicU64,
 }
 
-pub(super) const PARAMS: u64 = FakePlatform::granule(0);
-pub(super) const SOURCE: u64 = FakePlatform::granule(1);
+pub(crate) const PARAMS: u64 = FakePlatform::granule(0);
+pub(crate) const SOURCE: u64 = FakePlatform::granule(1);
 
 impl<'a> World<'a> {
-    pub(super) fn new(entries: &'a [GranuleEntry]) -> Self {
+    pub(crate) fn new(entries: &'a [GranuleEntry]) -> Self {
         Self::with(entries, |_| ())
     }
 
-    pub(super) fn with(entries: &'a [GranuleEntry], change: impl FnOnce(&mut FakePlatform)) -> Self {
+    pub(crate) fn with(entries: &'a [GranuleEntry], change: impl FnOnce(&mut FakePlatform)) -> Self {
         let mut platform = FakePlatform::new(entries.len());
         change(&mut platform);
         let bank = platform.bank();
         Self { rmm: Rmm::new(platform, &[bank], entries).unwrap(), entries, next: AtomicU64::new(2) }
     }
 
-    pub(super) fn machine(&self) -> &FakePlatform {
+    pub(crate) fn machine(&self) -> &FakePlatform {
         self.rmm.platform()
     }
 
-    pub(super) fn run(&self, command: RmiCommand) -> RmiReply {
+    pub(crate) fn run(&self, command: RmiCommand) -> RmiReply {
         self.rmm.run_command(command)
     }
 
     /// Runs a command that must succeed; its outputs.
     #[track_caller]
-    pub(super) fn ok(&self, command: RmiCommand) -> [u64; 4] {
+    pub(crate) fn ok(&self, command: RmiCommand) -> [u64; 4] {
         let reply = self.run(command);
         assert_eq!(reply.code, ReturnCode::SUCCESS, "{command:?}");
         reply.out
@@ -76,7 +76,7 @@ impl<'a> World<'a> {
 
     /// Runs a command that must fail, with these outputs, and change nothing.
     #[track_caller]
-    pub(super) fn fails_with(&self, command: RmiCommand, code: ReturnCode, out: [u64; 4]) {
+    pub(crate) fn fails_with(&self, command: RmiCommand, code: ReturnCode, out: [u64; 4]) {
         let before = self.snapshot();
         let reply = self.run(command);
         assert_eq!(reply, RmiReply { code, out }, "{command:?}");
@@ -86,7 +86,7 @@ impl<'a> World<'a> {
 
     /// Runs a command that must fail without outputs and change nothing.
     #[track_caller]
-    pub(super) fn fails(&self, command: RmiCommand, code: ReturnCode) {
+    pub(crate) fn fails(&self, command: RmiCommand, code: ReturnCode) {
         self.machine().take_invalidations();
         self.fails_with(command, code, [0; 4]);
     }
@@ -101,25 +101,25 @@ impl<'a> World<'a> {
         self.entries.iter().enumerate().map(granule).collect()
     }
 
-    pub(super) fn state(&self, pa: u64) -> GranuleState {
+    pub(crate) fn state(&self, pa: u64) -> GranuleState {
         self.rmm.granules().peek(pa).unwrap()
     }
 
     /// A granule of the Host not used yet.
-    pub(super) fn fresh(&self) -> u64 {
+    pub(crate) fn fresh(&self) -> u64 {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(index < self.entries.len() as u64, "the test needs more granules");
         FakePlatform::granule(index)
     }
 
-    pub(super) fn delegated(&self) -> u64 {
+    pub(crate) fn delegated(&self) -> u64 {
         let addr = self.fresh();
         self.ok(RmiCommand::GranuleDelegate { addr });
         addr
     }
 
     /// `count` contiguous DELEGATED granules, the first a multiple of their size.
-    pub(super) fn delegated_run(&self, count: u64) -> u64 {
+    pub(crate) fn delegated_run(&self, count: u64) -> u64 {
         while !(FakePlatform::granule(self.next.load(Ordering::Relaxed))).is_multiple_of(count * GRANULE_SIZE)
         {
             self.fresh();
@@ -132,7 +132,7 @@ impl<'a> World<'a> {
     }
 
     /// Puts realm parameters where the Host passes them.
-    pub(super) fn put_params(&self, rtt_base: u64, change: impl FnOnce(&mut RealmParams)) {
+    pub(crate) fn put_params(&self, rtt_base: u64, change: impl FnOnce(&mut RealmParams)) {
         let mut params = default_params(rtt_base);
         change(&mut params);
         self.machine().host_write(PARAMS, params.as_bytes());
@@ -140,7 +140,7 @@ impl<'a> World<'a> {
 
     /// A NEW realm with its parameters changed.
     #[track_caller]
-    pub(super) fn realm_with(&self, tables: u64, change: impl FnOnce(&mut RealmParams)) -> u64 {
+    pub(crate) fn realm_with(&self, tables: u64, change: impl FnOnce(&mut RealmParams)) -> u64 {
         let rd = self.delegated();
         self.put_params(self.delegated_run(tables), change);
         self.ok(RmiCommand::RealmCreate { rd, params_ptr: PARAMS });
@@ -149,18 +149,18 @@ impl<'a> World<'a> {
 
     /// A NEW realm of 33 bits with its root at level 1.
     #[track_caller]
-    pub(super) fn realm(&self) -> u64 {
+    pub(crate) fn realm(&self) -> u64 {
         self.realm_with(1, |_| ())
     }
 
     #[track_caller]
-    pub(super) fn activate(&self, rd: u64) {
+    pub(crate) fn activate(&self, rd: u64) {
         self.ok(RmiCommand::RealmActivate { rd });
     }
 
     /// Creates tables down to `level` for the range of `ipa`; the last one.
     #[track_caller]
-    pub(super) fn tables(&self, rd: u64, ipa: u64, level: i64) -> u64 {
+    pub(crate) fn tables(&self, rd: u64, ipa: u64, level: i64) -> u64 {
         let mut last = 0;
         for level in 2..=level {
             let base = ipa & !(rmi::rtt_entry_size(level - 1).unwrap() - 1);
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
 
     /// A zero page measured into a NEW realm at `ipa`, tables included.
     #[track_caller]
-    pub(super) fn data(&self, rd: u64, ipa: u64) -> u64 {
+    pub(crate) fn data(&self, rd: u64, ipa: u64) -> u64 {
         self.tables(rd, ipa, 3);
         let data = self.delegated();
         self.ok(RmiCommand::DataCreate { rd, data, ipa, src: SOURCE, flags: DataFlags::MEASURE });
@@ -184,14 +184,14 @@ impl<'a> World<'a> {
 
     /// What RTT_READ_ENTRY says of `ipa` at `level`.
     #[track_caller]
-    pub(super) fn entry(&self, rd: u64, ipa: u64, level: i64) -> (i64, RttEntryState, u64, Ripas) {
+    pub(crate) fn entry(&self, rd: u64, ipa: u64, level: i64) -> (i64, RttEntryState, u64, Ripas) {
         let reply = self.run(RmiCommand::RttReadEntry { rd, ipa, level });
         assert!(reply.code.is_success());
         reply.read_entry()
     }
 
     /// The RIM, from the RD.
-    pub(super) fn rim(&self, rd: u64) -> [u8; 64] {
+    pub(crate) fn rim(&self, rd: u64) -> [u8; 64] {
         let content = self.machine().content(rd);
         content[..64].try_into().unwrap()
     }
