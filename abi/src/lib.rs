@@ -7,6 +7,7 @@
 //! | [`rmi`] | Host and RMM | RMM 1.0 (DEN0137 1.0-rel0), RMI |
 //! | [`rsi`] | Realm and RMM | RMM 1.0, RSI |
 //! | [`psci`] | Realm and RMM, Non-secure world and EL3 | PSCI 1.1 (DEN0022) |
+//! | [`rmm_el3`] | RMM and EL3 | RMM-EL3 communication 0.3 to 0.8 |
 //! | [`kvm`] | VMM and Host | Linux KVM on arm64, with the realm series |
 //!
 //! [`errno`] holds the error numbers of the ioctls.
@@ -27,6 +28,7 @@ pub mod errno;
 pub mod kvm;
 pub mod psci;
 pub mod rmi;
+pub mod rmm_el3;
 pub mod rsi;
 pub mod smccc;
 

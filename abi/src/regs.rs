@@ -44,16 +44,16 @@ impl<const N: usize> RegValue for [u64; N] {
     }
 }
 
-/// Implements [`RegValue`] for a newtype over `u64`.
+/// Implements [`RegValue`] for a newtype over a value of one register.
 macro_rules! reg_newtype {
     ($($name:ty),*) => {$(
         impl crate::regs::RegValue for $name {
             const COUNT: usize = 1;
             fn from_regs(regs: &[u64]) -> Self {
-                Self(<u64 as crate::regs::RegValue>::from_regs(regs))
+                Self(crate::regs::RegValue::from_regs(regs))
             }
             fn to_regs(self, regs: &mut [u64]) {
-                <u64 as crate::regs::RegValue>::to_regs(self.0, regs);
+                crate::regs::RegValue::to_regs(self.0, regs);
             }
         }
     )*};
