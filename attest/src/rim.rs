@@ -8,7 +8,7 @@
 mod parameters;
 mod tables;
 
-pub use parameters::{ParameterError, RealmParameters};
+pub use parameters::{MAX_IPA_BITS, MAX_IPA_BITS_LPA2, MIN_IPA_BITS, ParameterError, RealmParameters};
 
 use crate::measurement::{Measurement, UnknownHash};
 use realm_abi::rmi::{

@@ -28,12 +28,20 @@ impl Failure {
         move |error| Self::BadInput(format!("{}: {error}", path.display()))
     }
 
+    /// The message alone.
+    pub fn into_message(self) -> String {
+        match self {
+            Self::Failed(message) | Self::BadInput(message) => message,
+        }
+    }
+
     /// Says what is wrong and gives the exit code.
     pub fn report(self) -> ExitCode {
-        let (code, message) = match self {
-            Self::Failed(message) => (1, message),
-            Self::BadInput(message) => (2, message),
+        let code = match self {
+            Self::Failed(_) => 1,
+            Self::BadInput(_) => 2,
         };
+        let message = self.into_message();
         if !message.is_empty() {
             eprintln!("error: {}", one_line(&message));
         }

@@ -6,6 +6,7 @@ mod failure;
 mod input;
 mod measure;
 mod output;
+mod realm_options;
 mod token;
 
 use clap::{Parser, Subcommand};
@@ -20,7 +21,13 @@ use std::process::ExitCode;
 ///
 /// Exit codes: 0 all holds; 1 a check or the run failed; 2 bad input.
 #[derive(Parser)]
-#[command(name = "realm", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    name = "realm",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
