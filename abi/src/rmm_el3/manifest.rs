@@ -4,6 +4,8 @@
 
 mod build;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use build::{ManifestBuilder, NoRoom};
 pub use parse::{Limits, Manifest};
