@@ -39,6 +39,8 @@ extern crate alloc;
 extern crate std;
 
 mod device;
+#[cfg(test)]
+mod fake;
 pub mod file;
 pub mod granule;
 pub mod guest_memfd;
