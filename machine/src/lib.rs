@@ -13,6 +13,7 @@
 //! What must not happen ends up in [`log::EventLog`]; a test asserts that it is empty.
 #![forbid(unsafe_code)]
 
+pub mod bare;
 pub mod clock;
 pub mod config;
 mod cpus;
