@@ -31,7 +31,13 @@ impl<'m> BareHost<'m> {
     /// A Host that uses DRAM from its start on.
     #[must_use]
     pub const fn new(machine: &'m Machine) -> Self {
-        Self { machine, next: DRAM_BASE }
+        Self::from(machine, DRAM_BASE)
+    }
+
+    /// A Host that uses DRAM from `first` on: several can share a machine.
+    #[must_use]
+    pub const fn from(machine: &'m Machine, first: u64) -> Self {
+        Self { machine, next: first }
     }
 
     /// The machine.
@@ -105,7 +111,17 @@ impl<'m> BareHost<'m> {
         let params_ptr = self.page();
         self.write(params_ptr, params.as_bytes());
         ok(self.rmi(RmiCommand::RealmCreate { rd, params_ptr }));
-        BareRealm { rd, params, recs: Vec::new() }
+        BareRealm { rd, params, recs: Vec::new(), made: Vec::new() }
+    }
+
+    /// Takes granules back from the Realm world.
+    ///
+    /// # Panics
+    /// If the RMM refuses.
+    pub fn undelegated(&self, pa: u64, count: u64) {
+        for granule in 0..count {
+            ok(self.rmi(RmiCommand::GranuleUndelegate { addr: pa + granule * GRANULE_SIZE }));
+        }
     }
 }
 
@@ -131,6 +147,14 @@ pub struct BareRec {
     pub aux: Vec<u64>,
 }
 
+/// Something in a realm's tables.
+#[derive(Clone, Copy, Debug)]
+enum Made {
+    Table { ipa: u64, level: i64 },
+    Data { ipa: u64 },
+    Shared { ipa: u64 },
+}
+
 /// A realm made with [`BareHost::realm`].
 #[derive(Debug)]
 pub struct BareRealm {
@@ -140,6 +164,8 @@ pub struct BareRealm {
     pub params: RealmParams,
     /// Its RECs in order of creation.
     pub recs: Vec<BareRec>,
+    /// What [`Self::destroy`] has to take away, in order of creation.
+    made: Vec<Made>,
 }
 
 impl BareRealm {
@@ -153,7 +179,7 @@ impl BareRealm {
     ///
     /// # Panics
     /// If the RMM refuses.
-    pub fn tables(&self, host: &mut BareHost<'_>, ipa: u64, level: i64) {
+    pub fn tables(&mut self, host: &mut BareHost<'_>, ipa: u64, level: i64) {
         for table in self.params.rtt_level_start + 1..=level {
             let span = rtt_entry_size(table - 1).unwrap_or(GRANULE_SIZE);
             let ipa = ipa & !(span - 1);
@@ -161,6 +187,7 @@ impl BareRealm {
             if reached.cast_signed() < table {
                 let rtt = host.delegated(1, GRANULE_SIZE);
                 ok(host.rmi(RmiCommand::RttCreate { rd: self.rd, rtt, ipa, level: table }));
+                self.made.push(Made::Table { ipa, level: table });
             }
         }
     }
@@ -169,7 +196,7 @@ impl BareRealm {
     ///
     /// # Panics
     /// If the RMM refuses.
-    pub fn init_ripas(&self, host: &mut BareHost<'_>, base: u64, top: u64) {
+    pub fn init_ripas(&mut self, host: &mut BareHost<'_>, base: u64, top: u64) {
         let mut at = base;
         while at < top {
             let reply = host.rmi(RmiCommand::RttInitRipas { rd: self.rd, base: at, top });
@@ -185,12 +212,13 @@ impl BareRealm {
     ///
     /// # Panics
     /// If the RMM refuses.
-    pub fn data(&self, host: &mut BareHost<'_>, ipa: u64, content: &[u8]) -> u64 {
+    pub fn data(&mut self, host: &mut BareHost<'_>, ipa: u64, content: &[u8]) -> u64 {
         self.tables(host, ipa, 3);
         let (src, data) = (host.page(), host.delegated(1, GRANULE_SIZE));
         host.write(src, content);
         let flags = DataFlags::MEASURE;
         ok(host.rmi(RmiCommand::DataCreate { rd: self.rd, data, ipa, src, flags }));
+        self.made.push(Made::Data { ipa });
         data
     }
 
@@ -198,10 +226,11 @@ impl BareRealm {
     ///
     /// # Panics
     /// If the RMM refuses.
-    pub fn data_unknown(&self, host: &mut BareHost<'_>, ipa: u64) -> u64 {
+    pub fn data_unknown(&mut self, host: &mut BareHost<'_>, ipa: u64) -> u64 {
         self.tables(host, ipa, 3);
         let data = host.delegated(1, GRANULE_SIZE);
         ok(host.rmi(RmiCommand::DataCreateUnknown { rd: self.rd, data, ipa }));
+        self.made.push(Made::Data { ipa });
         data
     }
 
@@ -209,11 +238,12 @@ impl BareRealm {
     ///
     /// # Panics
     /// If the RMM refuses.
-    pub fn share(&self, host: &mut BareHost<'_>, ipa: u64) -> u64 {
+    pub fn share(&mut self, host: &mut BareHost<'_>, ipa: u64) -> u64 {
         self.tables(host, ipa, 3);
         let pa = host.page();
         let desc = UnprotectedDesc::normal_rw(pa);
         ok(host.rmi(RmiCommand::RttMapUnprotected { rd: self.rd, ipa, level: 3, desc }));
+        self.made.push(Made::Shared { ipa });
         pa
     }
 
@@ -235,6 +265,39 @@ impl BareRealm {
         ok(host.rmi(RmiCommand::RecCreate { rd: self.rd, rec, params_ptr }));
         self.recs.push(BareRec { rec, run, aux });
         self.recs.len() - 1
+    }
+
+    /// Destroys the realm and takes everything back. Data destroyed meanwhile is skipped.
+    ///
+    /// # Panics
+    /// If the RMM refuses.
+    pub fn destroy(self, host: &BareHost<'_>) {
+        let rd = self.rd;
+        for rec in self.recs {
+            ok(host.rmi(RmiCommand::RecDestroy { rec: rec.rec }));
+            host.undelegated(rec.rec, 1);
+            rec.aux.iter().for_each(|aux| host.undelegated(*aux, 1));
+        }
+        for made in self.made.into_iter().rev() {
+            match made {
+                Made::Table { ipa, level } => {
+                    let [rtt, ..] = ok(host.rmi(RmiCommand::RttDestroy { rd, ipa, level }));
+                    host.undelegated(rtt, 1);
+                }
+                Made::Data { ipa } => {
+                    let reply = host.rmi(RmiCommand::DataDestroy { rd, ipa });
+                    if !reply.code.is_error_rtt() {
+                        host.undelegated(ok(reply)[0], 1);
+                    }
+                }
+                Made::Shared { ipa } => {
+                    ok(host.rmi(RmiCommand::RttUnmapUnprotected { rd, ipa, level: 3 }));
+                }
+            }
+        }
+        ok(host.rmi(RmiCommand::RealmDestroy { rd }));
+        host.undelegated(rd, 1);
+        host.undelegated(self.params.rtt_base, self.params.rtt_num_start.into());
     }
 
     /// Activates the realm.

@@ -122,7 +122,7 @@ fn an_attestation_token_is_made_in_the_realms_memory() {
 fn faults_reach_the_host_or_the_realm_as_the_tables_say() {
     let machine = machine();
     let mut host = BareHost::new(&machine);
-    let realm = realm(&mut host, 1, |guest| {
+    let mut realm = realm(&mut host, 1, |guest| {
         // RAM without data: the Host provides it and the access goes through.
         assert_eq!(guest.read::<u8>(RAM + 0x5000), Ok(0));
         // EMPTY.
@@ -188,7 +188,7 @@ fn memory_is_shared_and_taken_back_with_the_realms_consent() {
     let mut host = BareHost::new(&machine);
     let unprotected = 1 << (IPA_BITS - 1);
     let page = RAM + 0x3000;
-    let realm = realm(&mut host, 4, move |guest| {
+    let mut realm = realm(&mut host, 4, move |guest| {
         let change = |guest: &mut Guest, ripas: Ripas, flags| {
             let set = RsiCall::IpaStateSet { base: page, top: page + 0x1000, ripas: ripas.0.into(), flags };
             let (status, out) = guest.rsi(&set);
@@ -204,9 +204,9 @@ fn memory_is_shared_and_taken_back_with_the_realms_consent() {
         change(guest, Ripas::RAM, 1);
         assert_eq!(guest.read::<u64>(page), Ok(0), "wiped");
     });
+    let (rec, rd) = (realm.recs[0].rec, realm.rd);
     let set = |host: &BareHost<'_>, run: &RecRun| {
         assert_eq!(run.exit.exit_reason, ExitReason::RIPAS_CHANGE);
-        let (rec, rd) = (realm.recs[0].rec, realm.rd);
         let (base, top) = (run.exit.ripas_base, run.exit.ripas_top);
         assert_eq!((base, top), (page, page + 0x1000));
         assert_eq!(ok(host.rmi(RmiCommand::RttSetRipas { rd, rec, base, top }))[0], top);
@@ -237,7 +237,7 @@ fn a_page_taken_from_under_a_realm_is_its_granule_protection_fault() {
     let machine = machine();
     let mut host = BareHost::new(&machine);
     let shared = 1 << (IPA_BITS - 1);
-    let realm = realm(&mut host, 1, move |guest| {
+    let mut realm = realm(&mut host, 1, move |guest| {
         guest.write::<u64>(shared, 1).expect("shared");
         guest.arm_virtual_timer(1 << 40);
         guest.spin_until_interrupted();
@@ -251,4 +251,110 @@ fn a_page_taken_from_under_a_realm_is_its_granule_protection_fault() {
     ok(host.rmi(RmiCommand::GranuleDelegate { addr: page }));
     let run = enter(&host, &realm, &RecRun::default());
     assert_off(&machine, &run);
+}
+
+#[test]
+fn two_cpus_build_run_and_destroy_realms_at_the_same_time() {
+    let machine = machine();
+    machine.set_guest(|guest| {
+        let secret = 0x1000 + u64::from(guest.key().vmid);
+        for page in 0..8 {
+            guest.write::<u64>(RAM + page * GRANULE_SIZE, secret + page).expect("RAM");
+        }
+        for page in 0..8 {
+            assert_eq!(guest.read::<u64>(RAM + page * GRANULE_SIZE), Ok(secret + page));
+        }
+        assert_eq!(
+            guest.rsi(&RsiCall::MeasurementExtend { index: 2, size: 64, value: [secret; 8] }).0,
+            RsiStatus::SUCCESS
+        );
+    });
+    std::thread::scope(|scope| {
+        for thread in 0..2_u64 {
+            let machine = &machine;
+            scope.spawn(move || {
+                for round in 0..4_u64 {
+                    let first = realm_machine::config::DRAM_BASE + (thread * 4 + round) * (8 << 20);
+                    let mut host = BareHost::from(machine, first);
+                    let mut realm = host.realm(realm_params(thread as u16 + 1, IPA_BITS));
+                    realm.init_ripas(&mut host, RAM, RAM + (2 << 20));
+                    realm.rec(&mut host, RAM, [0; 8], true);
+                    realm.activate(&host);
+                    let mut run = enter(&host, &realm, &RecRun::default());
+                    while run.exit.exit_reason == ExitReason::SYNC {
+                        realm.data_unknown(&mut host, run.exit.hpfar << 8);
+                        run = enter(&host, &realm, &RecRun::default());
+                    }
+                    assert_eq!(run.exit.exit_reason, ExitReason::PSCI);
+                    realm.destroy(&host);
+                }
+            });
+        }
+    });
+    machine.log().assert_clean();
+    assert_eq!(machine.memory().count(realm_machine::memory::Pas::Realm), 0);
+}
+
+#[test]
+fn a_virtual_cpu_is_turned_on_by_another_and_runs_beside_it() {
+    let machine = machine();
+    let mut host = BareHost::new(&machine);
+    machine.set_guest(|guest| match guest.mpidr() {
+        0 => {
+            let on = |target_cpu, entry_point| PsciCall::CpuOn {
+                smc64: true,
+                target_cpu,
+                entry_point,
+                context_id: 99,
+            };
+            assert_eq!(guest.psci(&on(7, RAM)), PsciStatus::INVALID_PARAMETERS);
+            assert_eq!(guest.psci(&on(1, 1 << 40)), PsciStatus::INVALID_ADDRESS);
+            assert_eq!(guest.psci(&on(1, RAM + 0x800)), PsciStatus::SUCCESS);
+            assert_eq!(guest.psci(&on(1, RAM)), PsciStatus::ALREADY_ON);
+            while guest.read::<u8>(RAM + 8) == Ok(1) {
+                guest.wfe();
+            }
+            let affinity =
+                PsciCall::AffinityInfo { smc64: true, target_affinity: 1, lowest_affinity_level: 0 };
+            assert_eq!(guest.psci(&affinity), PsciStatus(1), "off again");
+        }
+        _ => {
+            assert_eq!((guest.entry(), guest.start_regs()[0]), (RAM + 0x800, 99));
+            guest.write::<u8>(RAM + 8, 0).expect("RAM");
+        }
+    });
+    let mut realm = host.realm(realm_params(3, IPA_BITS));
+    realm.data(&mut host, RAM, &[1; 64]);
+    realm.rec(&mut host, RAM, [0; 8], true);
+    realm.rec(&mut host, 0, [0; 8], false);
+    realm.activate(&host);
+    assert_eq!(realm.enter(&host, 1, &RecRun::default()).map(drop), Err(ReturnCode::ERROR_REC));
+    let complete = |target: usize| {
+        let (calling_rec, target_rec) = (realm.recs[0].rec, realm.recs[target].rec);
+        host.rmi(RmiCommand::PsciComplete { calling_rec, target_rec, status: 0 })
+    };
+    let mut exits = Vec::new();
+    loop {
+        let mut run = RecRun::default();
+        run.enter.flags = EnterFlags::TRAP_WFE.bits();
+        run = enter(&host, &realm, &run);
+        match (run.exit.exit_reason, run.exit.gprs[0]) {
+            (ExitReason::PSCI, realm_abi::psci::fid::CPU_ON_64 | realm_abi::psci::fid::AFFINITY_INFO_64) => {
+                exits.push(run.exit.gprs[1]);
+                ok(complete(1));
+            }
+            (ExitReason::PSCI, _) => {
+                assert_off(&machine, &run);
+                break;
+            }
+            _ => {
+                assert_eq!(run.exit.esr, 1 << 26 | 1, "WFE");
+                let other = realm.enter(&host, 1, &RecRun::default()).expect("turned on");
+                assert_eq!(other.exit.gprs[0], realm_abi::psci::fid::CPU_OFF);
+            }
+        }
+    }
+    assert_eq!(exits, [1, 1, 1]);
+    realm.destroy(&host);
+    machine.log().assert_clean();
 }
