@@ -107,14 +107,10 @@ pub struct MachineHost {
 impl MachineHost {
     /// A Host that owns all DRAM of `machine`.
     #[must_use]
-    pub fn new(machine: Arc<Machine>) -> Arc<Self> {
+    pub fn new(machine: Arc<Machine>) -> Self {
         let shift = machine.config().host_page_shift;
         let pages = Pages::new(machine.memory().size() >> shift);
-        Arc::new(Self {
-            machine,
-            shift,
-            state: Mutex::new(PageState { pages, user: HashMap::new(), pins: 0 }),
-        })
+        Self { machine, shift, state: Mutex::new(PageState { pages, user: HashMap::new(), pins: 0 }) }
     }
 
     /// A Host on `machine` with its device opened for processes: what [`crate::process::Process::new`] takes.

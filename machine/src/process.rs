@@ -88,7 +88,7 @@ impl Shared {
         let mut vms: Vec<Arc<Vm<MachineHost>>> = Vec::new();
         for open in lock(&self.files).values().chain(lock(&self.mapped).values()) {
             let vm = match &open.file {
-                File::Device(_) => continue,
+                File::Device(_) | File::GuestMemfd(_) => continue,
                 File::Vm(vm) => vm,
                 File::Vcpu(vcpu) => vcpu.vm(),
                 File::Irqchip(irqchip) => irqchip.vm(),

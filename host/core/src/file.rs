@@ -3,7 +3,7 @@
 //! A Linux module only forwards: `unlocked_ioctl` to [`File::ioctl`], `release` to [`File::release`], `mmap` of a vCPU
 //! to [`Vcpu::run_page`], the MMU notifier to [`Vm::invalidate_user_range`] and [`Vm::process_exits`].
 
-use crate::{Device, Errno, Host, IrqchipFile, UserMemory, Vcpu, Vm};
+use crate::{Device, Errno, Host, IrqchipFile, MemfdFile, UserMemory, Vcpu, Vm};
 use alloc::sync::Arc;
 
 /// An open file. Clones are the same file.
@@ -16,6 +16,8 @@ pub enum File<H: Host> {
     Vcpu(Arc<Vcpu<H>>),
     /// An interrupt controller, from KVM_CREATE_DEVICE.
     Irqchip(Arc<IrqchipFile<H>>),
+    /// Private memory, from KVM_CREATE_GUEST_MEMFD. It has no ioctls.
+    GuestMemfd(Arc<MemfdFile<H>>),
 }
 
 impl<H: Host> Clone for File<H> {
@@ -25,6 +27,7 @@ impl<H: Host> Clone for File<H> {
             Self::Vm(file) => Self::Vm(file.clone()),
             Self::Vcpu(file) => Self::Vcpu(file.clone()),
             Self::Irqchip(file) => Self::Irqchip(file.clone()),
+            Self::GuestMemfd(file) => Self::GuestMemfd(file.clone()),
         }
     }
 }
@@ -41,6 +44,7 @@ impl<H: Host> File<H> {
             Self::Vm(vm) => vm.ioctl(user, cmd, arg),
             Self::Vcpu(vcpu) => vcpu.ioctl(user, cmd, arg),
             Self::Irqchip(irqchip) => irqchip.ioctl(user, cmd, arg),
+            Self::GuestMemfd(_) => Err(Errno::ENOTTY),
         }
     }
 
@@ -53,6 +57,8 @@ impl<H: Host> File<H> {
             Self::Vm(vm) => vm.release(),
             Self::Vcpu(vcpu) => vcpu.release(),
             Self::Irqchip(irqchip) => irqchip.release(),
+            // The slots keep the memory as long as they need it.
+            Self::GuestMemfd(_) => {}
         }
     }
 }

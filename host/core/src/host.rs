@@ -141,6 +141,10 @@ pub trait Host: Sized + Send + Sync + 'static {
         Err(Errno::ENODEV)
     }
 
+    /// Says why an ioctl is about to fail or a vCPU to stop, in words for who debugs a VMM. Rate-limit it: a VMM can
+    /// cause any number.
+    fn explain(&self, _message: core::fmt::Arguments<'_>) {}
+
     /// Says something an administrator should know. Never because of what a VMM asked for.
     fn warn(&self, message: core::fmt::Arguments<'_>);
 }

@@ -6,6 +6,10 @@
 //!
 //! | module | what it knows |
 //! |---|---|
+//! | [`file`] | files and ioctls, as a process sees them |
+//! | `device`, `vm`, `vcpu` | what stands behind the files; `vm/` and `vcpu/` hold their ioctls |
+//! | `run`, `exit`, `fault`, `psci` | KVM_RUN: entering a REC and serving its exits |
+//! | [`irqchip`] | what is asked of an emulated GICv3 |
 //! | [`rmm`] | whether there is an RMM, and what all realms share of it |
 //! | [`rmi`] | the commands, as typed calls |
 //! | [`granule`] | who owns a granule; what was lost |
@@ -38,19 +42,31 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod attributes;
+mod caps;
 mod device;
-#[cfg(test)]
-mod fake;
+mod exit;
+mod fault;
 pub mod file;
 pub mod granule;
 pub mod guest_memfd;
 pub mod host;
 pub mod ipa;
 pub mod irqchip;
+mod kvm_run;
+mod memslot;
+mod mmio;
+mod psci;
 pub mod realm;
+mod rec;
+mod regs;
 pub mod rmi;
 pub mod rmm;
+mod run;
 pub mod stage2;
+pub mod statistics;
+mod timer;
+mod user;
 mod vcpu;
 mod vm;
 pub mod vmid;
@@ -59,5 +75,6 @@ pub use device::Device;
 pub use file::File;
 pub use host::{Host, Lock, UserMemory};
 pub use realm_abi::errno::{self, Errno};
+pub use statistics::Statistics;
 pub use vcpu::Vcpu;
-pub use vm::{IrqchipFile, Vm};
+pub use vm::{IrqchipFile, MemfdFile, Vm};

@@ -1,20 +1,106 @@
 //! A virtual CPU.
 
-use crate::{Errno, Host, UserMemory, Vm};
+mod events;
+mod init;
+mod registers;
+
+use crate::host::{Event, PageBlock};
+use crate::irqchip::Irqchip;
+use crate::kvm_run::RunPage;
+use crate::realm::RealmError;
+use crate::rec::Rec;
+use crate::regs::{CoreRegisters, VectorLengths};
+use crate::run::Pending;
+use crate::{Errno, Host, Lock, UserMemory, Vm, user};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use realm_abi::kvm::{FileKind, Ioctl, MpState, PsciComplete, VcpuInit, vcpu_mpidr};
+use realm_abi::rmi::RecRun;
+
+/// What one thread at a time works on: held over every ioctl of the vCPU, also KVM_RUN.
+pub(crate) struct State {
+    /// Set by KVM_ARM_VCPU_INIT.
+    pub(crate) init: Option<VcpuInit>,
+    pub(crate) registers: CoreRegisters,
+    /// From KVM_ARM_VCPU_FINALIZE of the REC on.
+    pub(crate) rec: Option<Rec>,
+    /// From the first KVM_RUN on.
+    pub(crate) irqchip: Option<Arc<dyn Irqchip>>,
+    pub(crate) pending: Pending,
+    /// A copy of the page shared with the RMM.
+    pub(crate) run: Box<RecRun>,
+    run_block: Option<PageBlock>,
+}
+
+/// What the realm's creation needs of a vCPU; its lock is never held for long.
+#[derive(Clone, Copy)]
+struct Sve {
+    enabled: bool,
+    finalized: bool,
+    lengths: VectorLengths,
+}
 
 /// A vCPU of a realm VM.
 pub struct Vcpu<H: Host> {
     vm: Arc<Vm<H>>,
+    id: u32,
     number: u32,
     run_page: u64,
+    state: H::Lock<State>,
+    sve: H::Lock<Sve>,
+    /// [`MpState`]; changed by other vCPUs' PSCI calls.
+    power: AtomicU32,
+    /// The thread is to look around before it enters the realm again.
+    kicked: AtomicBool,
+    in_realm: AtomicBool,
+    event: H::Event,
+    /// Physical address of the REC for the PSCI calls of other vCPUs, 0 while there is none.
+    rec_pa: AtomicU64,
+    open: AtomicBool,
 }
 
 impl<H: Host> Vcpu<H> {
+    pub(crate) fn new(vm: &Arc<Vm<H>>, id: u32) -> Result<Arc<Self>, Errno> {
+        let block = vm.host().alloc(1).ok_or(Errno::ENOMEM)?;
+        Ok(Arc::new(Self {
+            vm: vm.clone(),
+            id,
+            number: vm.device().next_vcpu_number(),
+            run_page: block.pa,
+            state: H::Lock::new(State {
+                init: None,
+                registers: CoreRegisters::default(),
+                rec: None,
+                irqchip: None,
+                pending: Pending::Nothing,
+                run: Box::default(),
+                run_block: Some(block),
+            }),
+            sve: H::Lock::new(Sve {
+                enabled: false,
+                finalized: false,
+                lengths: VectorLengths::new(vm.info.features),
+            }),
+            power: AtomicU32::new(MpState::STOPPED.0),
+            kicked: AtomicBool::new(false),
+            in_realm: AtomicBool::new(false),
+            event: H::Event::new(),
+            rec_pa: AtomicU64::new(0),
+            open: AtomicBool::new(true),
+        }))
+    }
+
     /// The VM it belongs to.
     #[must_use]
     pub fn vm(&self) -> &Arc<Vm<H>> {
         &self.vm
+    }
+
+    /// The id the VMM gave it, also its index for the interrupt controller.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// A number that no other vCPU of this host has, for [`Host::kick`].
@@ -23,20 +109,131 @@ impl<H: Host> Vcpu<H> {
         self.number
     }
 
+    /// Its affinity fields.
+    #[must_use]
+    pub fn mpidr(&self) -> u64 {
+        vcpu_mpidr(self.id)
+    }
+
     /// Physical address of the page a process maps at offset 0 of the vCPU's file (`struct kvm_run`).
     #[must_use]
     pub fn run_page(&self) -> u64 {
         self.run_page
     }
 
-    pub(crate) fn ioctl(
-        self: &Arc<Self>,
-        _user: &impl UserMemory,
-        _cmd: u32,
-        _arg: u64,
-    ) -> Result<i64, Errno> {
-        Err(Errno::ENOTTY)
+    pub(crate) fn kvm_run(&self) -> RunPage<'_, H> {
+        RunPage::new(self.vm.host(), self.run_page)
     }
 
-    pub(crate) fn release(&self) {}
+    /// Makes the thread that runs this vCPU look around: at signals it has, interrupts, the state of the VM.
+    pub fn kick(&self) {
+        self.kicked.store(true, Ordering::SeqCst);
+        self.event.signal();
+        self.vm.host().kick(self.number);
+    }
+
+    pub(crate) fn take_kick(&self) -> bool {
+        self.kicked.swap(false, Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kicked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn event(&self) -> &H::Event {
+        &self.event
+    }
+
+    /// Whether its thread is about to enter the realm, in it, or just leaving it.
+    pub(crate) fn is_in_realm(&self) -> bool {
+        self.in_realm.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_in_realm(&self, inside: bool) {
+        self.in_realm.store(inside, Ordering::SeqCst);
+    }
+
+    pub(crate) fn power(&self) -> MpState {
+        MpState(self.power.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn set_power(&self, power: MpState) {
+        self.power.store(power.0, Ordering::SeqCst);
+        self.kick();
+    }
+
+    /// Physical address of its REC.
+    pub(crate) fn rec_pa(&self) -> Option<u64> {
+        match self.rec_pa.load(Ordering::SeqCst) {
+            0 => None,
+            pa => Some(pa),
+        }
+    }
+
+    /// The vector length in quadwords minus one for the realm's parameters, `None` without SVE.
+    pub(crate) fn sve_length(&self) -> Result<Option<u8>, Errno> {
+        let sve = *self.sve.lock();
+        if sve.enabled && !sve.finalized {
+            self.vm.host().explain(format_args!("vCPU {} has SVE that is not finalized", self.id));
+            return Err(Errno::EINVAL);
+        }
+        Ok(sve.enabled.then(|| sve.lengths.sve_vl()))
+    }
+
+    pub(crate) fn ioctl(self: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        let ioctl = Ioctl::parse(self.vm.device().generation(), FileKind::Vcpu, cmd);
+        if self.vm.is_dead() {
+            return Err(Errno::EIO);
+        }
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let done = match ioctl {
+            Ioctl::Run if arg == 0 => return self.run(state, user),
+            Ioctl::Run => Err(Errno::EINVAL),
+            Ioctl::ArmVcpuInit => self.init(state, &user::read(user, arg)?),
+            Ioctl::ArmVcpuFinalize => self.finalize(state, user::read(user, arg)?),
+            Ioctl::SetOneReg => self.set_one_reg(state, user, &user::read(user, arg)?),
+            Ioctl::GetOneReg => self.get_one_reg(state, user, &user::read(user, arg)?),
+            Ioctl::GetRegList => self.get_reg_list(state, user, arg),
+            Ioctl::GetMpState => user::write(user, arg, &self.power()),
+            Ioctl::SetMpState => match user::read(user, arg)? {
+                power @ (MpState::RUNNABLE | MpState::STOPPED) => {
+                    self.set_power(power);
+                    Ok(())
+                }
+                _ => Err(Errno::EINVAL),
+            },
+            Ioctl::GetVcpuEvents => self.get_events(user, arg),
+            Ioctl::SetVcpuEvents => self.set_events(state, &user::read(user, arg)?),
+            Ioctl::ArmVcpuRmmPsciComplete => {
+                self.psci_complete(state, &user::read::<PsciComplete>(user, arg)?)
+            }
+            // Nobody but the realm debugs a realm, and no capability of a vCPU can be switched on.
+            Ioctl::SetGuestDebug | Ioctl::EnableCap => Err(Errno::EINVAL),
+            Ioctl::SetDeviceAttr | Ioctl::GetDeviceAttr | Ioctl::HasDeviceAttr => Err(Errno::ENXIO),
+            _ => Err(Errno::ENOTTY),
+        };
+        done.map(|()| 0)
+    }
+
+    /// Destroys the REC (trigger B). Waits until the vCPU's thread has left its ioctl.
+    pub(crate) fn destroy_rec(&self) -> Result<(), RealmError> {
+        Rec::destroy(&mut self.state.lock().rec, self.vm.device().rmm())?;
+        self.rec_pa.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Frees the page shared with the VMM, which no process maps any more.
+    pub(crate) fn free_run_page(&self) {
+        if let Some(block) = self.state.lock().run_block.take() {
+            self.vm.host().free(block);
+        }
+    }
+
+    /// The vCPU's file is closed. The vCPU itself stays until the VM goes.
+    pub(crate) fn release(&self) {
+        if self.open.swap(false, Ordering::SeqCst) {
+            self.vm.file_closed();
+        }
+    }
 }

@@ -48,42 +48,19 @@ pub enum Fault {
     AlreadyMapped,
 }
 
-/// A RIPAS change a REC asked for and how much of it is done. Keep it while [`Realm::set_ripas`] fails with
-/// [`RealmError::NoMemory`]: it goes on where it stopped.
+/// What became of a RIPAS change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RipasChange {
-    top: u64,
-    ripas: Ripas,
-    /// The RMM changed everything below.
-    reached: u64,
-    /// The memory of what became empty is taken away below.
-    freed: u64,
-}
-
-impl RipasChange {
-    /// The request of a REC exit: `[base, top)` shall have `ripas`.
-    #[must_use]
-    pub const fn new(base: u64, top: u64, ripas: Ripas) -> Self {
-        Self { top, ripas, reached: base, freed: base }
-    }
-
-    /// First address that does not have the RIPAS yet; [`Self::top`] when the change is complete.
-    #[must_use]
-    pub const fn reached(&self) -> u64 {
-        self.reached
-    }
-
-    /// End of the request, exclusive.
-    #[must_use]
-    pub const fn top(&self) -> u64 {
-        self.top
-    }
-
-    /// What the realm asked for.
-    #[must_use]
-    pub const fn ripas(&self) -> Ripas {
-        self.ripas
-    }
+pub enum SetRipas {
+    /// All of it is done.
+    Done,
+    /// The RMM refused to go on from `reached`; what lies below is changed. The realm learns how far it got when its REC
+    /// is entered.
+    Stopped {
+        /// First address that was not changed.
+        reached: u64,
+        /// Why.
+        error: RealmError,
+    },
 }
 
 /// Host memory to be shared with a realm.
@@ -180,37 +157,44 @@ impl<H: Host> Realm<H> {
         }
     }
 
-    /// Completes a RIPAS change for the REC `rec`, and when the realm wants it empty takes away the memory that changed,
-    /// which `ranges` (all private memory behind the change) backs. Long; the REC must not run.
+    /// Completes a RIPAS change of `[base, top)` for the REC `rec`, and when the realm wants it empty takes away the
+    /// memory that changed, which `ranges` (all private memory behind `[base, top)`) backs. Long; the REC must not run.
     ///
     /// # Errors
-    /// [`RealmError::BadRange`], [`RealmError::WrongState`], [`RealmError::NoMemory`] after which it can be called again,
-    /// or the RMM refused to go on; the realm learns how far it got when the REC is entered.
+    /// [`RealmError::BadRange`], [`RealmError::WrongState`]. What stops it in the middle is in the result: it can be
+    /// called again from there, for example after [`RealmError::NoMemory`].
     pub fn set_ripas(
         &self,
         rec: u64,
-        change: &mut RipasChange,
+        base: u64,
+        top: u64,
+        ripas: Ripas,
         ranges: &[PrivateRange<'_, H>],
-    ) -> Result<(), RealmError> {
-        let RipasChange { top, reached, .. } = *change;
-        let backwards = RealmError::BadRange { base: reached, size: 0, rule: "top must not be below base" };
-        check_range(self.ipa, reached, top.checked_sub(reached).ok_or(backwards)?)?;
-        loop {
-            if change.ripas == Ripas::EMPTY {
-                for range in ranges.iter().filter_map(|range| range.within(change.freed, change.reached)) {
-                    self.unmap_private(&range)?;
+    ) -> Result<SetRipas, RealmError> {
+        let size = top.checked_sub(base).filter(|&size| size > 0);
+        let empty = RealmError::BadRange { base, size: 0, rule: "top must be above base" };
+        check_range(self.ipa, base, size.ok_or(empty)?)?;
+        let mut at = base;
+        while at < top {
+            let piece = {
+                let mut state = self.state.lock();
+                state.usable(Operation::Run)?.stage2.set_ripas_piece(&self.rmm, rec, at, top)
+            };
+            let reached = match piece {
+                Ok(reached) => reached,
+                Err(error) => return Ok(SetRipas::Stopped { reached: at, error }),
+            };
+            if ripas == Ripas::EMPTY {
+                for range in ranges.iter().filter_map(|range| range.within(at, reached)) {
+                    if let Err(error) = self.unmap_private(&range) {
+                        return Ok(SetRipas::Stopped { reached, error });
+                    }
                 }
             }
-            change.freed = change.reached;
-            if change.reached >= top {
-                return Ok(());
-            }
-            let mut state = self.state.lock();
-            let stage2 = &mut state.usable(Operation::Run)?.stage2;
-            change.reached = stage2.set_ripas_piece(&self.rmm, rec, change.reached, top)?;
-            drop(state);
+            at = reached;
             self.rmm.host().yield_now();
         }
+        Ok(SetRipas::Done)
     }
 
     /// Serves a fault on a protected address with memory of `range`, and where it can a whole 2 MiB block of it: when the

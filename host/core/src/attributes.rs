@@ -1,0 +1,78 @@
+//! Memory attributes (KVM_SET_MEMORY_ATTRIBUTES): which guest pages are private.
+
+use crate::Errno;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// The private parts of a guest's address space, in bytes: sorted ranges that neither overlap nor touch.
+#[derive(Debug, Default)]
+pub struct PrivateRanges(Vec<Range<u64>>);
+
+impl PrivateRanges {
+    /// The private range around `addr`, `None` if the page is shared.
+    #[must_use]
+    pub fn around(&self, addr: u64) -> Option<Range<u64>> {
+        let range = self.0.get(self.0.partition_point(|range| range.end <= addr))?;
+        (range.start <= addr).then(|| range.clone())
+    }
+
+    /// Makes `range` private or shared. Changes nothing on failure.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set(&mut self, range: Range<u64>, private: bool) -> Result<(), Errno> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        // What the range meets; touching counts when it is joined, not when it is cut.
+        let (first, last) = if private {
+            (
+                self.0.partition_point(|r| r.end < range.start),
+                self.0.partition_point(|r| r.start <= range.end),
+            )
+        } else {
+            (
+                self.0.partition_point(|r| r.end <= range.start),
+                self.0.partition_point(|r| r.start < range.end),
+            )
+        };
+        let met = self.0.get(first..last).unwrap_or(&[]);
+        let head = met.first().map_or(range.start, |r| r.start.min(range.start));
+        let tail = met.last().map_or(range.end, |r| r.end.max(range.end));
+        let pieces = if private { [head..tail, 0..0] } else { [head..range.start, range.end..tail] };
+        self.0.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
+        self.0.splice(first..last, pieces.into_iter().filter(|piece| !piece.is_empty()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_answer_like_a_bitmap(steps in prop::collection::vec((0u64..40, 0u64..12, any::<bool>()), 0..60)) {
+            let mut ranges = PrivateRanges::default();
+            let mut bits = [false; 64];
+            for (start, len, private) in steps {
+                ranges.set(start..start + len, private).unwrap();
+                bits[start as usize..(start + len) as usize].fill(private);
+                for (addr, bit) in bits.iter().enumerate() {
+                    let Some(range) = ranges.around(addr as u64) else {
+                        prop_assert!(!bit);
+                        continue;
+                    };
+                    prop_assert!(range.contains(&(addr as u64)));
+                    prop_assert!(range.clone().all(|addr| bits[addr as usize]));
+                    prop_assert!(range.start == 0 || !bits[range.start as usize - 1]);
+                    prop_assert!(range.end == 64 || !bits[range.end as usize]);
+                }
+                for pair in ranges.0.windows(2) {
+                    prop_assert!(pair[0].end < pair[1].start);
+                }
+            }
+        }
+    }
+}
