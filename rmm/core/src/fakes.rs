@@ -221,8 +221,9 @@ impl Platform for FakePlatform {
         self.features
     }
 
+    /// Every feature there can be.
     fn id_register(&self, _reg: SysReg) -> u64 {
-        0
+        u64::MAX
     }
 
     fn counter(&self) -> u64 {

@@ -6,6 +6,7 @@ extern crate std;
 mod data;
 mod granule;
 mod realm;
+mod rec;
 mod ripas;
 mod rtt;
 mod unprotected;

@@ -1,0 +1,129 @@
+use super::*;
+use std::sync::mpsc;
+
+#[test]
+fn interrupts_show_nothing_but_that_they_came() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    for (happening, reason) in [(RealmExit::Irq, ExitReason::IRQ), (RealmExit::Fiq, ExitReason::FIQ)] {
+        let exit = vm.enter(std::vec![does(|context| context.gprs = [0x5ec2e7; 31], happening)]);
+        assert_exit(&exit, |exit| exit.exit_reason = reason);
+    }
+}
+
+#[test]
+fn wfx_shows_which_and_the_timeout_if_it_has_one() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    // CV, COND, RN = 9, RV.
+    let noise = 1 << 24 | 0xe << 20 | 9 << 5 | 1 << 2;
+    for (ti, timeout) in [(0, 0), (1, 0), (2, 777), (3, 777)] {
+        let pc = vm.content().context.pc;
+        let esr = esr::EC_WFX << 26 | esr::IL | noise | ti;
+        let exit = vm.enter_with(
+            |enter| enter.flags = 0b1100,
+            std::vec![does(|context| context.gprs[9] = 777, RealmExit::Sync { esr, far: 1, hpfar: 2 })],
+        );
+        assert_exit(&exit, |exit| {
+            exit.esr = esr::EC_WFX << 26 | ti;
+            exit.gprs[0] = timeout;
+        });
+        assert_eq!(vm.content().context.pc, pc + 4);
+    }
+}
+
+#[test]
+fn hvc_and_hidden_simd_are_undefined_to_the_realm() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    for (class, at) in [(0x16, 0x4ffc), (0x19, 0x5000), (0x1d, 0x5000), (0x07, 0x5000)] {
+        let at_5000 = |context: &mut CpuContext| {
+            (context.pc, context.pstate, context.el1.vbar_el1) = (0x5000, 0x3c5, 0x8000);
+        };
+        let exit = RealmExit::Sync { esr: class << 26 | esr::IL | 0xffff, far: 1, hpfar: 2 };
+        vm.enter(std::vec![does(at_5000, exit), irq()]);
+        let context = vm.content().context;
+        assert_eq!(context.pc, 0x8200);
+        assert_eq!((context.el1.esr_el1, context.el1.elr_el1), (esr::IL, at), "class {class:#x}");
+    }
+}
+
+#[test]
+fn a_class_nobody_knows_exits_without_a_syndrome() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    let exit = vm.enter(std::vec![sync(0x3c << 26 | 0xffff, 0x1111, 0x2222)]);
+    assert_exit(&exit, |exit| exit.exit_reason = ExitReason::SYNC);
+}
+
+#[test]
+fn an_serror_is_reported_and_given_to_the_realm_if_it_is_its_own() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    for (aet, injected) in [(1, true), (2, false), (3, true), (6, false)] {
+        let esr = 0x2f << 26 | esr::IL | 0x5 << 13 | aet << 10 | 1 << 9 | 0x11;
+        let exit = vm.enter(std::vec![happens(RealmExit::SError { esr })]);
+        assert_exit(&exit, |exit| {
+            exit.exit_reason = ExitReason::SERROR;
+            exit.esr = 0x2f << 26 | aet << 10 | 1 << 9 | 0x11;
+        });
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..2 {
+            let sender = sender.clone();
+            vm.enter(std::vec![observes(move |controls| sender.send(controls.virtual_serror).unwrap())]);
+        }
+        assert_eq!(receiver.recv().unwrap(), injected.then_some(esr));
+        assert_eq!(receiver.recv().unwrap(), None);
+    }
+}
+
+#[test]
+fn an_serror_that_was_not_contained_ends_the_realm() {
+    for syndrome in [0x11, 1 << 24, 1 << 10 | 0x10] {
+        let entries = entries();
+        let w = World::new(&entries);
+        let vm = Vm::new(&w);
+        let exit = vm.enter(std::vec![happens(RealmExit::SError { esr: 0x2f << 26 | syndrome })]);
+        assert_eq!(exit.exit_reason, ExitReason::SERROR);
+        vm.refuses(ReturnCode(0x102), |_| ());
+    }
+}
+
+#[test]
+fn two_realms_with_different_secrets_look_the_same() {
+    let exits = [1_u64, 2].map(|secret| {
+        let entries = entries();
+        let w = World::new(&entries);
+        let vm = Vm::new(&w);
+        let hides = move |context: &mut CpuContext| {
+            context.gprs = [secret; 31];
+            context.gprs[0] = 0xc400_0192;
+            (context.el1.sp_el1, context.el1.ttbr0_el1, context.pauth_keys[0]) = (secret, secret, secret);
+        };
+        let to_host = [
+            RealmExit::Irq,
+            RealmExit::Fiq,
+            RealmExit::Sync { esr: esr::EC_WFX << 26, far: secret, hpfar: secret },
+            RealmExit::Sync { esr: 0x3c << 26 | secret, far: secret, hpfar: secret },
+        ];
+        // An EMPTY page, and an ID register.
+        let to_realm = [
+            RealmExit::Sync { esr: 0x24 << 26 | 7, far: 0x4000_0000 + secret, hpfar: 0x40_0000 },
+            RealmExit::Sync { esr: esr::EC_SYSREG << 26 | 3 << 20 | 1, far: secret, hpfar: secret },
+        ];
+        let mut seen = Vec::new();
+        for happening in to_host {
+            seen.extend_from_slice(vm.enter(std::vec![does(hides, happening)]).as_bytes());
+        }
+        for happening in to_realm {
+            seen.extend_from_slice(vm.enter(std::vec![does(hides, happening), irq()]).as_bytes());
+        }
+        seen
+    });
+    assert!(exits[0] == exits[1]);
+}
