@@ -4,7 +4,7 @@
 use crate::ipa::BLOCK_SIZE;
 use crate::memslot::Memslot;
 use crate::mmio::{Access, class, ec, fault_ipa};
-use crate::realm::{RealmError, SetRipas, SharedPage};
+use crate::realm::{RealmError, RipasChange, SharedPage};
 use crate::run::{Next, Pending};
 use crate::vcpu::State;
 use crate::vm::Slot;
@@ -160,7 +160,7 @@ impl<H: Host> Vcpu<H> {
             state.pending = Pending::RejectRipas;
             return Ok(Next::Resume);
         }
-        state.pending = Pending::RipasChange { base, top, ripas };
+        state.pending = Pending::RipasChange(RipasChange::new(base, top, ripas));
         self.kvm_run().exit_memory_fault(base, top.saturating_sub(base), ripas == Ripas::RAM);
         Err(Errno::EFAULT)
     }
@@ -168,32 +168,27 @@ impl<H: Host> Vcpu<H> {
     /// Does a RIPAS change the VMM was told of. What is done stays done when it is interrupted or runs out of memory:
     /// the next KVM_RUN goes on from there.
     pub(crate) fn commit_ripas(&self, state: &mut State, user: &impl UserMemory) -> Result<(), Errno> {
-        let Pending::RipasChange { base, top, ripas } = state.pending else { return Ok(()) };
+        let Pending::RipasChange(mut change) = state.pending else { return Ok(()) };
         let rec = state.rec.as_ref().map(crate::rec::Rec::pa).ok_or(Errno::EPERM)?;
         let vm = self.vm();
-        let mut at = base;
-        while at < top {
+        while !change.is_done() {
             if user.interrupted() || vm.is_dead() {
                 // The loop tells the VMM.
                 return Ok(());
             }
-            let end = (at | RIPAS_STEP.wrapping_sub(1)).saturating_add(1).min(top);
-            let slots: Vec<Arc<Slot<H>>> = vm.memory.lock().slots_in(&(at..end));
-            let ranges: Vec<_> = slots.iter().filter_map(|slot| slot.private_range(&(at..end))).collect();
-            let done = vm.realm.set_ripas(rec, at, end, ripas, &ranges);
-            at = match done.map_err(|error| vm.explain("KVM_RUN: RIPAS change", &error))? {
-                SetRipas::Done => end,
-                SetRipas::Stopped { reached, error } => {
-                    let errno = vm.explain("KVM_RUN: RIPAS change", &error);
-                    if error == RealmError::NoMemory {
-                        state.pending = Pending::RipasChange { base: reached, top, ripas };
-                        return Err(errno);
-                    }
+            let piece = change.next(RIPAS_STEP);
+            let slots: Vec<Arc<Slot<H>>> = vm.memory.lock().slots_in(&piece);
+            let ranges: Vec<_> = slots.iter().filter_map(|slot| slot.private_range(&piece)).collect();
+            let done = vm.realm.set_ripas(rec, &mut change, piece.end, &ranges);
+            state.pending = Pending::RipasChange(change);
+            if let Err(error) = done {
+                let errno = vm.explain("KVM_RUN: RIPAS change", &error);
+                match error {
+                    RealmError::NoMemory | RealmError::WrongState { .. } => return Err(errno),
                     // The realm learns from the RMM how far it got.
-                    break;
+                    _ => break,
                 }
-            };
-            state.pending = Pending::RipasChange { base: at, top, ripas };
+            }
         }
         state.pending = Pending::Nothing;
         Ok(())

@@ -94,3 +94,88 @@ impl DelegatedGranule {
         rmi.host().warn(format_args!("granule {:#x} is lost: {error}", self.pa));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::{FakeHost, Step};
+    use crate::realm::RealmError;
+    use alloc::string::ToString;
+    use realm_abi::rmi::RmiCommand;
+
+    fn is_undelegate(step: Step) -> bool {
+        matches!(step, Step::Call(RmiCommand::GranuleUndelegate { .. }))
+    }
+
+    fn is_delegate(step: Step) -> bool {
+        matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. }))
+    }
+
+    #[test]
+    fn a_granule_that_goes_and_comes_back_is_counted_twice_and_freed() {
+        let rmm = FakeHost::started(12);
+        let granule = rmm.take_delegated().unwrap();
+        assert_eq!((rmm.ledger().snapshot().held(), rmm.host().pages()), (1, 1));
+        assert!(rmm.give_back(granule));
+        let now = rmm.ledger().snapshot();
+        assert_eq!((now.delegated, now.undelegated, now.leaked, rmm.host().pages()), (1, 1, 0, 0));
+        assert!(now.calls().eq([
+            ("RMI_VERSION", 1),
+            ("RMI_GRANULE_DELEGATE", 1),
+            ("RMI_GRANULE_UNDELEGATE", 1),
+            ("RMI_FEATURES", 1)
+        ]));
+        assert_eq!(now.total_calls(), 4);
+    }
+
+    #[test]
+    fn a_granule_the_rmm_keeps_is_named_and_its_page_is_never_freed() {
+        for shift in [12, 14, 16] {
+            let rmm = FakeHost::started(shift);
+            let (lost, other) = (rmm.take_delegated().unwrap(), rmm.take_delegated().unwrap());
+            let pa = lost.pa();
+            rmm.host().inject(is_undelegate, 0, 1);
+            assert!(!rmm.give_back(lost) && rmm.give_back(other));
+            FakeHost::assert_all_came_back_or_is_named(&rmm);
+            assert_eq!((rmm.host().pages(), rmm.host().warnings()), (1, 1));
+            let losses = rmm.ledger().losses();
+            let text = std::format!(
+                "granule {pa:#x}: RMI_GRANULE_UNDELEGATE of granule {pa:#x} failed: RMI_ERROR_INPUT"
+            );
+            assert_eq!(losses.iter().map(ToString::to_string).collect::<std::vec::Vec<_>>(), [text]);
+        }
+    }
+
+    #[test]
+    fn a_granule_the_rmm_does_not_take_is_still_ours() {
+        let rmm = FakeHost::started(12);
+        rmm.host().inject(is_delegate, 0, 1);
+        assert!(matches!(rmm.take_delegated(), Err(RealmError::Rmi(_))));
+        assert_eq!((rmm.ledger().snapshot().delegated, rmm.host().pages()), (0, 0));
+    }
+
+    #[test]
+    fn a_run_that_is_refused_in_the_middle_comes_back_whole() {
+        for shift in [12, 14, 16] {
+            for refused in 0..16 {
+                let rmm = FakeHost::started(shift);
+                rmm.host().inject(is_delegate, refused, 1);
+                assert!(rmm.take_delegated_run(16).is_err());
+                assert_eq!(rmm.ledger().snapshot().delegated, refused);
+                FakeHost::assert_all_came_back_or_is_named(&rmm);
+                assert_eq!(rmm.host().pages(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn one_failed_undelegation_does_not_stop_the_others() {
+        for shift in [12, 14, 16] {
+            let rmm = FakeHost::started(shift);
+            let run = rmm.take_delegated_run(16).unwrap();
+            rmm.host().inject(is_undelegate, 3, 2);
+            assert_eq!(rmm.give_back_all(run), 2);
+            assert_eq!(rmm.ledger().snapshot().undelegated, 14);
+            FakeHost::assert_all_came_back_or_is_named(&rmm);
+        }
+    }
+}

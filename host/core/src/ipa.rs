@@ -145,3 +145,87 @@ pub const fn entry_size(level: i64) -> u64 {
 pub const fn align_down(ipa: u64, level: i64) -> u64 {
     ipa & !entry_size(level).wrapping_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_level_and_root_tables_are_those_of_the_reference_for_every_width() {
+        // kvm realm ABI section 3.3.
+        let table = [
+            (32, 2, 4),
+            (33, 2, 8),
+            (34, 2, 16),
+            (35, 1, 1),
+            (36, 1, 1),
+            (37, 1, 1),
+            (38, 1, 1),
+            (39, 1, 1),
+            (40, 1, 2),
+            (41, 1, 4),
+            (42, 1, 8),
+            (43, 1, 16),
+            (44, 0, 1),
+            (45, 0, 1),
+            (46, 0, 1),
+            (47, 0, 1),
+            (48, 0, 1),
+            (49, 0, 2),
+            (50, 0, 4),
+            (51, 0, 8),
+            (52, 0, 16),
+        ];
+        assert!(table.iter().map(|row| row.0).eq(MIN_IPA_BITS..=MAX_IPA_BITS));
+        for (bits, level, tables) in table {
+            let space = IpaSpace::new(bits).unwrap();
+            assert_eq!((space.start_level(), space.root_tables()), (level, tables), "{bits} bits");
+            assert_eq!(space.needs_lpa2(), bits > 48);
+        }
+    }
+
+    #[test]
+    fn the_root_covers_the_space_with_as_few_tables_as_16_allow() {
+        for bits in MIN_IPA_BITS..=MAX_IPA_BITS {
+            let space = IpaSpace::new(bits).unwrap();
+            let one = u128::from(entry_size(space.start_level())) * 512;
+            let tables = space.root_tables() as u128;
+            assert!([1, 2, 4, 8, 16].contains(&tables));
+            assert!(one * tables >= 1 << bits, "{bits} bits: the tables cover the space");
+            assert!(tables == 1 || one * tables / 2 < 1 << bits, "{bits} bits: half of them do not");
+            let deeper = one / 512 * 16;
+            assert!(deeper < 1 << bits, "{bits} bits: 16 tables one level deeper do not");
+        }
+    }
+
+    #[test]
+    fn widths_no_realm_has_are_no_space() {
+        for bits in [0, 31, 53, 64, u32::MAX] {
+            assert_eq!(IpaSpace::new(bits), None);
+        }
+    }
+
+    #[test]
+    fn the_alias_of_the_end_of_the_protected_half_is_the_end_of_the_space() {
+        let space = IpaSpace::new(33).unwrap();
+        assert_eq!(space.alias(space.protected_end()), space.end());
+        assert_eq!(space.alias(0x1000), 0x1_0000_1000);
+        assert_eq!(space.without_alias(0x1_0000_1000), 0x1000);
+        assert!(space.is_protected(0xffff_f000) && !space.is_protected(0x1_0000_0000));
+    }
+
+    #[test]
+    fn the_map_level_is_the_shallowest_whose_entry_describes_the_head_of_the_range() {
+        let space = IpaSpace::new(40).unwrap();
+        for (start, end, level) in [
+            (0, 0x1000, 3),
+            (0x1000, 0x40_0000, 3),
+            (0x20_0000, 0x40_0000, 2),
+            (0x20_0000, 0x3f_f000, 3),
+            (0x4000_0000, 0x8000_0000, 1),
+            (0, 1 << 39, 1),
+        ] {
+            assert_eq!(space.map_level(start, end), level, "{start:#x}..{end:#x}");
+        }
+    }
+}

@@ -46,6 +46,8 @@ mod attributes;
 mod caps;
 mod device;
 mod exit;
+#[cfg(test)]
+mod fake;
 mod fault;
 pub mod file;
 pub mod granule;

@@ -8,9 +8,11 @@ mod create;
 mod destroy;
 mod error;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Operation, Phase, RealmError};
-pub use memory::{Fault, PopulateRun, SetRipas, SharedPage};
+pub use memory::{Fault, PopulateRun, RipasChange, SharedPage};
 
 use crate::granule::DelegatedGranule;
 use crate::ipa::IpaSpace;

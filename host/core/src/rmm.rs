@@ -240,3 +240,63 @@ fn negotiate<H: Host>(rmi: &Rmi<H>) -> RmmStatus {
     }
     RmmStatus::Ready(info)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeHost;
+    use alloc::string::ToString;
+
+    fn start(prepare: impl FnOnce(&mut crate::fake::MiniRmm)) -> Rmm<FakeHost> {
+        let host = FakeHost::new(12);
+        host.with_rmm(prepare);
+        Rmm::start(host)
+    }
+
+    #[test]
+    fn a_machine_without_an_rmm_is_a_normal_answer() {
+        let rmm = start(|rmm| rmm.versions = None);
+        assert_eq!((rmm.status(), rmm.host().warnings()), (&RmmStatus::Absent, 0));
+        assert_eq!(rmm.status().to_string(), "no RMM: this machine runs no realms");
+        assert!(rmm.info().is_none());
+    }
+
+    #[test]
+    fn an_rmm_of_another_version_is_reported_with_its_range() {
+        let rmm = start(|rmm| rmm.versions = Some((Version::new(2, 0), Version::new(2, 1))));
+        assert_eq!(rmm.status().to_string(), "the RMM does not speak RMI 1.0; it reports 2.0 to 2.1");
+    }
+
+    #[test]
+    fn an_rmm_no_realm_can_be_made_with_is_unusable() {
+        for (features, reason) in [
+            (FeatureRegister0(0), "it offers less than 32 IPA bits"),
+            (FeatureRegister0(0).with_s2sz(48), "it offers no hash algorithm"),
+            (FeatureRegister0(0).with_s2sz(48).with_hash_sha_512(1), "it allows no REC in a realm"),
+        ] {
+            let rmm = start(|rmm| rmm.features = features);
+            assert_eq!(rmm.status(), &RmmStatus::Unusable { reason });
+        }
+    }
+
+    #[test]
+    fn ipa_widths_end_at_what_the_rmm_offers_and_at_48_bits_without_lpa2() {
+        for (s2sz, lpa2, max) in [(40, 0, 40), (48, 0, 48), (52, 0, 48), (52, 1, 52), (255, 1, 52)] {
+            let rmm = start(|rmm| rmm.features = rmm.features.with_s2sz(s2sz).with_lpa2(lpa2));
+            let info = rmm.info().unwrap();
+            assert_eq!(info.max_ipa_bits(), max);
+            assert!(
+                info.ipa_space(max).is_some()
+                    && info.ipa_space(max + 1).is_none()
+                    && info.ipa_space(31).is_none()
+            );
+        }
+    }
+
+    #[test]
+    fn host_pages_of_every_size_are_served() {
+        for shift in [12, 14, 16] {
+            assert!(FakeHost::started(shift).info().is_some());
+        }
+    }
+}

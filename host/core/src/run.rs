@@ -3,12 +3,12 @@
 use crate::host::Event;
 use crate::irqchip::{GicEntry, GicExit, Irqchip};
 use crate::mmio::Access;
-use crate::realm::Phase;
+use crate::realm::{Phase, RipasChange};
 use crate::timer::Timers;
 use crate::vcpu::State;
 use crate::{Errno, Host, Lock, UserMemory, Vcpu};
 use realm_abi::kvm::{ExitReason as KvmExit, MpState};
-use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, ReturnCode, Ripas, Status};
+use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, ReturnCode, Status};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// ERROR_REALM with this index: the realm switched itself off (RMM 1.0 section B4.3.14, `system_off`).
@@ -44,14 +44,7 @@ pub(crate) enum Pending {
     /// An access that ends in an external abort.
     InjectSea,
     /// A RIPAS change the VMM was told of; `base` moves as it is done.
-    RipasChange {
-        /// First IPA that is not changed yet.
-        base: u64,
-        /// End, exclusive.
-        top: u64,
-        /// What the realm wants.
-        ripas: Ripas,
-    },
+    RipasChange(RipasChange),
     /// A RIPAS change that cannot be.
     RejectRipas,
     /// A host call: the vCPU's registers are the reply.
@@ -97,7 +90,7 @@ impl<H: Host> Vcpu<H> {
                 self.event().wait(None);
                 continue;
             }
-            if let Pending::RipasChange { .. } = state.pending {
+            if let Pending::RipasChange(_) = state.pending {
                 self.commit_ripas(state, user)?;
                 continue;
             }
@@ -236,7 +229,7 @@ fn fill(enter: &mut RecEnter, pending: Pending, registers: &[u64; GPRS], gic: &G
     let mut flags = EnterFlags::empty();
     match pending {
         // The loop turns these into others before it enters.
-        Pending::Nothing | Pending::Mmio(_) | Pending::RipasChange { .. } => {}
+        Pending::Nothing | Pending::Mmio(_) | Pending::RipasChange(_) => {}
         Pending::Emulated { value } => {
             flags |= EnterFlags::EMUL_MMIO;
             set_first(&mut enter.gprs, value);

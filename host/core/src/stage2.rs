@@ -8,6 +8,8 @@ mod private;
 mod ripas;
 mod shared;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use shared::Access;
 

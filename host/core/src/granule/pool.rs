@@ -155,3 +155,82 @@ fn split(block: &mut Block, first: u32, count: u32) -> Vec<OwnedGranule> {
     block.here &= !run_mask(first, count);
     (first..first.saturating_add(count)).map(|index| block.granule(index)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeHost;
+
+    #[test]
+    fn a_page_goes_back_when_its_last_granule_does() {
+        for (shift, per_page) in [(12, 1), (14, 4), (16, 16)] {
+            let host = FakeHost::new(shift);
+            let pool = GranulePool::<FakeHost>::new();
+            let granules: Vec<_> = (0..per_page).map(|_| pool.take(&host).unwrap()).collect();
+            assert_eq!((host.pages(), pool.pages()), (1, 1), "one page holds {per_page} granules");
+            let mut left = per_page;
+            for granule in granules {
+                assert_eq!(host.pages(), 1, "{left} granules are out");
+                pool.put(&host, granule);
+                left -= 1;
+            }
+            assert_eq!((host.pages(), pool.pages()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_run_is_contiguous_and_aligned_to_its_size() {
+        for shift in [12, 14, 16] {
+            let host = FakeHost::new(shift);
+            let pool = GranulePool::<FakeHost>::new();
+            let first = pool.take(&host).unwrap();
+            for count in [1_u64, 2, 4, 8, 16] {
+                let run = pool.take_run(&host, usize::try_from(count).unwrap()).unwrap();
+                assert!(run[0].pa().is_multiple_of(count * GRANULE_SIZE));
+                for (index, granule) in run.iter().enumerate() {
+                    assert_eq!(granule.pa(), run[0].pa() + index as u64 * GRANULE_SIZE);
+                    assert_ne!(granule.pa(), first.pa());
+                }
+                for granule in run {
+                    pool.put(&host, granule);
+                }
+            }
+            pool.put(&host, first);
+            assert_eq!(host.pages(), 0);
+        }
+    }
+
+    #[test]
+    fn no_run_is_longer_than_16_or_odd() {
+        let host = FakeHost::new(12);
+        let pool = GranulePool::<FakeHost>::new();
+        for count in [0, 3, 17, 32] {
+            assert!(pool.take_run(&host, count).is_none());
+        }
+        assert_eq!(host.pages(), 0);
+    }
+
+    #[test]
+    fn a_granule_that_was_used_comes_out_as_zeros() {
+        let host = FakeHost::new(16);
+        let pool = GranulePool::<FakeHost>::new();
+        let (keeps_the_page, used) = (pool.take(&host).unwrap(), pool.take(&host).unwrap());
+        host.write_phys(used.pa(), &[0x5a; 4096]);
+        pool.put(&host, used);
+        let again = pool.take(&host).unwrap();
+        let mut content = [1; 4096];
+        host.read_phys(again.pa(), &mut content);
+        assert_eq!(content, [0; 4096]);
+        pool.put(&host, again);
+        pool.put(&host, keeps_the_page);
+    }
+
+    #[test]
+    fn without_memory_there_is_no_granule() {
+        let host = FakeHost::new(12);
+        host.inject(|_| true, 0, 1);
+        let pool = GranulePool::<FakeHost>::new();
+        assert!(pool.take(&host).is_none());
+        assert_eq!(pool.pages(), 0);
+    }
+}

@@ -94,7 +94,7 @@ impl<H: Host> Realm<H> {
         match self.ask_to_create(config, cpu, &live) {
             Ok(()) => Ok(live),
             Err(error) => {
-                self.release(live);
+                self.unmake(live);
                 Err(error)
             }
         }
@@ -146,8 +146,16 @@ impl<H: Host> Realm<H> {
     }
 
     /// Takes back what a realm was made of once the RMM no longer uses it. Every granule is tried; those that do not
-    /// come back are in the ledger. The VMID is free again unless the RMM kept the RD and with it, perhaps, the realm.
+    /// come back are in the ledger.
     pub(super) fn release(&self, live: Live) {
+        self.rmm.give_back_all(live.root);
+        self.rmm.give_back(live.rd);
+        self.rmm.vmids().release(live.vmid);
+    }
+
+    /// Takes back what a realm was to be made of. An RMM that keeps the RD may have made the realm in spite of its answer:
+    /// then the VMID stays reserved.
+    fn unmake(&self, live: Live) {
         self.rmm.give_back_all(live.root);
         if self.rmm.give_back(live.rd) {
             self.rmm.vmids().release(live.vmid);

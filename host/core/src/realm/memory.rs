@@ -5,6 +5,7 @@ use crate::guest_memfd::PrivateRange;
 use crate::ipa::{BLOCK_SIZE, IpaSpace};
 use crate::stage2::Access;
 use crate::{Host, Lock};
+use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, Ripas};
 
@@ -48,19 +49,50 @@ pub enum Fault {
     AlreadyMapped,
 }
 
-/// What became of a RIPAS change.
+/// A RIPAS change a REC asked for and how much of it is done. Keep it while [`Realm::set_ripas`] fails with
+/// [`RealmError::NoMemory`]: it goes on where it stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetRipas {
-    /// All of it is done.
-    Done,
-    /// The RMM refused to go on from `reached`; what lies below is changed. The realm learns how far it got when its REC
-    /// is entered.
-    Stopped {
-        /// First address that was not changed.
-        reached: u64,
-        /// Why.
-        error: RealmError,
-    },
+pub struct RipasChange {
+    top: u64,
+    ripas: Ripas,
+    /// The RMM changed everything below.
+    reached: u64,
+    /// The memory of what became empty is taken away below.
+    freed: u64,
+}
+
+impl RipasChange {
+    /// The request of a REC exit: `[base, top)` shall have `ripas`.
+    #[must_use]
+    pub const fn new(base: u64, top: u64, ripas: Ripas) -> Self {
+        Self { top, ripas, reached: base, freed: base }
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.freed >= self.top
+    }
+
+    /// What to do next: up to the next multiple of `step` (a power of two), or all that is left. The private memory behind
+    /// these addresses is what [`Realm::set_ripas`] needs.
+    #[must_use]
+    pub fn next(&self, step: u64) -> Range<u64> {
+        let end = (self.reached | step.saturating_sub(1)).saturating_add(1);
+        self.freed..end.min(self.top)
+    }
+
+    /// First address that does not have the RIPAS yet; the end of the request when all have.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.reached
+    }
+
+    /// What the realm asked for.
+    #[must_use]
+    pub const fn ripas(&self) -> Ripas {
+        self.ripas
+    }
 }
 
 /// Host memory to be shared with a realm.
@@ -157,44 +189,40 @@ impl<H: Host> Realm<H> {
         }
     }
 
-    /// Completes a RIPAS change of `[base, top)` for the REC `rec`, and when the realm wants it empty takes away the
-    /// memory that changed, which `ranges` (all private memory behind `[base, top)`) backs. Long; the REC must not run.
+    /// Does a RIPAS change for the REC `rec` up to `until`, the end of what [`RipasChange::next`] named, and when the realm
+    /// wants it empty takes away the memory that changed; `ranges` is all private memory behind what was named. Long; the
+    /// REC must not run.
     ///
     /// # Errors
-    /// [`RealmError::BadRange`], [`RealmError::WrongState`]. What stops it in the middle is in the result: it can be
-    /// called again from there, for example after [`RealmError::NoMemory`].
+    /// [`RealmError::BadRange`], [`RealmError::WrongState`], [`RealmError::NoMemory`] after which it can be called again,
+    /// or the RMM refused to go on; the realm learns how far it got when the REC is entered.
     pub fn set_ripas(
         &self,
         rec: u64,
-        base: u64,
-        top: u64,
-        ripas: Ripas,
+        change: &mut RipasChange,
+        until: u64,
         ranges: &[PrivateRange<'_, H>],
-    ) -> Result<SetRipas, RealmError> {
-        let size = top.checked_sub(base).filter(|&size| size > 0);
-        let empty = RealmError::BadRange { base, size: 0, rule: "top must be above base" };
-        check_range(self.ipa, base, size.ok_or(empty)?)?;
-        let mut at = base;
-        while at < top {
-            let piece = {
-                let mut state = self.state.lock();
-                state.usable(Operation::Run)?.stage2.set_ripas_piece(&self.rmm, rec, at, top)
-            };
-            let reached = match piece {
-                Ok(reached) => reached,
-                Err(error) => return Ok(SetRipas::Stopped { reached: at, error }),
-            };
-            if ripas == Ripas::EMPTY {
-                for range in ranges.iter().filter_map(|range| range.within(at, reached)) {
-                    if let Err(error) = self.unmap_private(&range) {
-                        return Ok(SetRipas::Stopped { reached, error });
-                    }
+    ) -> Result<(), RealmError> {
+        let RipasChange { top, reached, .. } = *change;
+        let backwards = RealmError::BadRange { base: reached, size: 0, rule: "top must not be below base" };
+        check_range(self.ipa, reached, top.checked_sub(reached).ok_or(backwards)?)?;
+        let until = until.min(top);
+        loop {
+            if change.ripas == Ripas::EMPTY {
+                for range in ranges.iter().filter_map(|range| range.within(change.freed, change.reached)) {
+                    self.unmap_private(&range)?;
                 }
             }
-            at = reached;
+            change.freed = change.reached;
+            if change.reached >= until {
+                return Ok(());
+            }
+            let mut state = self.state.lock();
+            let stage2 = &mut state.usable(Operation::Run)?.stage2;
+            change.reached = stage2.set_ripas_piece(&self.rmm, rec, change.reached, until)?;
+            drop(state);
             self.rmm.host().yield_now();
         }
-        Ok(SetRipas::Done)
     }
 
     /// Serves a fault on a protected address with memory of `range`, and where it can a whole 2 MiB block of it: when the
