@@ -68,6 +68,20 @@ impl<'s, S: System> RealmVm<'s, S> {
         lock(&self.exits).clone()
     }
 
+    /// Reads what the realm shares of its RAM, at an address of the protected half. Memory that is private reads as
+    /// zero.
+    ///
+    /// # Errors
+    /// [`VmError::NotRam`] if the range is not all RAM.
+    pub fn read_shared(&self, ipa: u64, out: &mut [u8]) -> Result<(), VmError> {
+        let (ram, size) = (self.layout.ram, out.len() as u64);
+        if !ram.contains(ipa, size) {
+            return Err(VmError::NotRam { base: ipa, size });
+        }
+        let read = self.resources.system().read(self.shared_ram + (ipa - ram.base), out);
+        read.map_err(|errno| VmError::System { what: "reading shared memory", errno })
+    }
+
     /// The memory plan.
     #[must_use]
     pub const fn layout(&self) -> &Layout {

@@ -46,6 +46,14 @@ pub enum VmError {
     /// There is no such vCPU.
     #[error("the realm has no vCPU {0}")]
     NoVcpu(u32),
+    /// The VMM meant memory the realm does not have.
+    #[error("{size:#x} bytes at {base:#x} are not all RAM")]
+    NotRam {
+        /// First IPA.
+        base: u64,
+        /// Bytes.
+        size: u64,
+    },
     /// The realm meant memory it does not have.
     #[error("vCPU {vcpu} asks for {size:#x} bytes at {base:#x} as memory, which is not all RAM")]
     FaultOutsideRam {

@@ -332,6 +332,18 @@ fn memory_becomes_what_the_realm_expects() {
 }
 
 #[test]
+fn the_vmm_reads_what_the_realm_shares_and_nothing_outside_ram() {
+    let kernel = FakeKernel::new(None);
+    let vm = build(&kernel);
+    kernel.write(vm.shared_ram + 0x1000, &[1, 2]).unwrap();
+    let mut bytes = [0; 2];
+    vm.read_shared(0x8000_1000, &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2]);
+    let outside = VmError::NotRam { base: 0x803f_ffff, size: 2 };
+    assert_eq!(vm.read_shared(0x803f_ffff, &mut bytes), Err(outside));
+}
+
+#[test]
 fn a_fault_outside_ram_ends_the_vcpu() {
     let kernel = FakeKernel::new(None);
     let vm = build(&kernel);

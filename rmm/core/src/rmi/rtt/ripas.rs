@@ -3,7 +3,8 @@
 use super::super::Outcome;
 use crate::granule::{Exclusive, GranuleState};
 use crate::realm::{RealmDescriptor, RealmState};
-use crate::rtt::init_ripas;
+use crate::rec::Rec;
+use crate::rtt::{init_ripas, set_ripas};
 use crate::{Platform, Rmm};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{ReturnCode, RmiReply};
@@ -28,7 +29,26 @@ impl<P: Platform> Rmm<'_, P> {
     }
 
     /// RMI_RTT_SET_RIPAS.
-    pub(in crate::rmi) fn rtt_set_ripas(&self, _rd: u64, _rec: u64, _base: u64, _top: u64) -> Outcome {
-        Err(ReturnCode::NOT_SUPPORTED)
+    pub(in crate::rmi) fn rtt_set_ripas(&self, rd: u64, rec: u64, base: u64, top: u64) -> Outcome {
+        // rd_*, rec_align, rec_bound, rec_gran_state
+        let owner = rd;
+        let (mut rd, mut rec) = self.granules.lock_pair((rd, GranuleState::Rd), (rec, GranuleState::Rec))?;
+        let stage2 = rd.with(&self.platform, |rd: &mut RealmDescriptor| rd.stage2());
+        let running = rec.refcount() != 0;
+        rec.with(&self.platform, |rec: &mut Rec| {
+            // rec_state, rec_owner
+            if running || rec.owner != owner {
+                return Err(ReturnCode::ERROR_REC);
+            }
+            // size_valid, base_bound, top_bound, top_gran_align. Without a request `top` is past its end, which is 0.
+            let change = rec.ripas_change();
+            if top <= base || base != change.addr || top > change.top || !top.is_multiple_of(GRANULE_SIZE) {
+                return Err(ReturnCode::ERROR_INPUT);
+            }
+            // base_align, no_progress
+            let out_top = set_ripas(self, &stage2, (base, top), change.ripas, change.destroyed)?;
+            rec.set_ripas_addr(out_top);
+            Ok(RmiReply::success([out_top, 0, 0, 0]))
+        })
     }
 }

@@ -1,4 +1,7 @@
 use super::*;
+use crate::granule::{Exclusive, GranuleGuard};
+use crate::rec::{Pending, Rec, RipasChange};
+use realm_abi::rmi::RecParams;
 
 fn init(rd: u64, base: u64, top: u64) -> RmiCommand {
     RmiCommand::RttInitRipas { rd, base, top }
@@ -109,4 +112,112 @@ fn no_progress_a_range_smaller_than_the_entry_needs_a_table() {
     w.fails(init(rd, 0, 0x1000), rtt_error(1));
     w.tables(rd, 0, 2);
     w.fails(init(rd, 0, 0x1000), rtt_error(2));
+}
+
+fn set(rd: u64, rec: u64, base: u64, top: u64) -> RmiCommand {
+    RmiCommand::RttSetRipas { rd, rec, base, top }
+}
+
+fn lock<'a>(w: &World<'a>, rec: u64) -> GranuleGuard<'a> {
+    w.rmm.granules.lock(rec, GranuleState::Rec).unwrap()
+}
+
+/// A REC of `rd` that has asked for `[0x1000, 0x9000)` to become `ripas`, also where it was DESTROYED.
+fn asking(w: &World<'_>, rd: u64, ripas: Ripas) -> u64 {
+    let rec = w.delegated();
+    let [count, ..] = w.ok(RmiCommand::RecAuxCount { rd });
+    let mut params = RecParams::default();
+    params.num_aux = count;
+    for aux in &mut params.aux[..count as usize] {
+        *aux = w.delegated();
+    }
+    w.machine().host_write(PARAMS, params.as_bytes());
+    w.ok(RmiCommand::RecCreate { rd, rec, params_ptr: PARAMS });
+    let change = RipasChange { addr: 0x1000, top: 0x9000, ripas, destroyed: true };
+    lock(w, rec).with(w.machine(), |rec: &mut Rec| rec.set_pending(Pending::RipasChange(change)));
+    rec
+}
+
+#[test]
+fn set_ripas_gives_the_realm_what_it_asked_for_and_remembers_how_far() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    let rec = asking(&w, rd, Ripas::RAM);
+    assert_eq!(w.ok(set(rd, rec, 0x1000, 0x4000)), [0x4000, 0, 0, 0]);
+    assert_eq!([0, 0x1000, 0x3000, 0x4000].map(|ipa| w.entry(rd, ipa, 3).3.0), [0, 1, 1, 0]);
+    // It goes on from there, and not from anywhere else.
+    w.fails(set(rd, rec, 0x1000, 0x9000), INPUT);
+    assert_eq!(w.ok(set(rd, rec, 0x4000, 0x9000)), [0x9000, 0, 0, 0]);
+    w.fails(set(rd, rec, 0x9000, 0xa000), INPUT);
+}
+
+#[test]
+fn rec_align_rec_bound_rec_gran_state_set_ripas_needs_a_rec() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    let rec = asking(&w, rd, Ripas::RAM);
+    for not_rec in [rec + 8, OUTSIDE, w.delegated(), w.fresh(), rd] {
+        w.fails(set(rd, not_rec, 0x1000, 0x9000), INPUT);
+    }
+    for not_rd in [rd + 8, OUTSIDE, w.delegated(), rec] {
+        w.fails(set(not_rd, rec, 0x1000, 0x9000), INPUT);
+    }
+}
+
+#[test]
+fn rec_state_a_running_rec_cannot_be_answered() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    let rec = asking(&w, rd, Ripas::RAM);
+    lock(&w, rec).set_refcount(1);
+    w.fails(set(rd, rec, 0x1000, 0x9000), ReturnCode::ERROR_REC);
+}
+
+#[test]
+fn rec_owner_the_rec_must_be_the_realms() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    let other = w.realm_with(1, |params| params.vmid = 2);
+    let rec = asking(&w, rd, Ripas::RAM);
+    w.fails(set(other, rec, 0x1000, 0x9000), ReturnCode::ERROR_REC);
+}
+
+#[test]
+fn size_valid_base_bound_top_bound_top_gran_align_the_range_must_be_what_was_asked_for() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    let rec = asking(&w, rd, Ripas::RAM);
+    let ranges =
+        [(0x1000, 0x1000), (0x1000, 0), (0, 0x9000), (0x2000, 0x9000), (0x1000, 0xa000), (0x1000, 0x1800)];
+    for (base, top) in ranges {
+        w.fails(set(rd, rec, base, top), INPUT);
+    }
+    // Without a request there is no range at all.
+    lock(&w, rec).with(w.machine(), |rec: &mut Rec| rec.set_pending(Pending::Nothing));
+    w.fails(set(rd, rec, 0x1000, 0x9000), INPUT);
+    w.fails(set(rd, rec, 0, 0x1000), INPUT);
+}
+
+#[test]
+fn base_align_no_progress_set_ripas_needs_a_table_that_fits() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    let rec = asking(&w, rd, Ripas::RAM);
+    w.fails(set(rd, rec, 0x1000, 0x9000), rtt_error(1));
+    w.tables(rd, 0, 2);
+    w.fails(set(rd, rec, 0x1000, 0x9000), rtt_error(2));
+    // What is EMPTY already needs none.
+    let other = w.realm_with(1, |params| params.vmid = 2);
+    let rec = asking(&w, other, Ripas::EMPTY);
+    assert_eq!(w.ok(set(other, rec, 0x1000, 0x9000))[0], 0x9000);
 }
