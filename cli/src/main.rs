@@ -7,6 +7,7 @@ mod input;
 mod measure;
 mod output;
 mod realm_options;
+mod run;
 mod token;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Options),
     Measure(measure::Options),
     #[command(subcommand)]
     Token(token::Command),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::usage(&error),
     };
     let result = match &cli.command {
+        Command::Run(options) => run::run(options),
         Command::Measure(options) => measure::measure(options),
         Command::Token(command) => token::token(command),
         Command::Doctor(options) => doctor::doctor(options),

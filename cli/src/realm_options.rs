@@ -65,6 +65,11 @@ impl RealmOptions {
         self.rpv.as_deref().map_or(Ok([0; RPV_SIZE]), input::rpv)
     }
 
+    /// Whether a Realm Personalization Value was given.
+    pub const fn rpv_given(&self) -> bool {
+        self.rpv.is_some()
+    }
+
     /// Reads the files and plans the realm's memory for a Host with 4 KiB pages.
     pub fn guest(&self, kernel: &Path) -> Result<Guest> {
         let kernel_file = self.image(kernel)?;

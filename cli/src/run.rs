@@ -1,0 +1,212 @@
+//! `realm run`: a realm through its whole life.
+
+mod program;
+mod report;
+mod steps;
+
+use crate::output::{self, JsonOption};
+use crate::realm_options::RealmOptions;
+use crate::{Failure, Result, input, measure};
+use program::{Findings, Plan};
+use realm_abi::kvm::Generation;
+use realm_attest::token::{Expectations, PublicKey, Token, verify};
+use realm_machine::{Machine, MachineConfig, MachineHost, Process};
+use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, VmError};
+use report::{Outcome, Report};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use steps::{Counters, Recorder};
+
+/// Run a realm: build it from a kernel, measure it, run it, get its attestation token, destroy it.
+///
+/// On the hosted machine everything happens in this process, on any computer: the real host code and the real realm
+/// management code (RMM), on a machine model with granule protection and stage 2 translation. There is no Arm CPU in it: instead of
+/// the kernel's instructions a short program runs, whose every access and call goes through the realm's own tables and
+/// the real interfaces.
+///
+/// Prints the steps with their costs, what the program found, the measurement of the RMM beside the one predicted
+/// ahead of time, and the token.
+#[derive(clap::Args)]
+#[command(override_usage = "realm run --kernel <FILE> [OPTIONS]")]
+pub struct Options {
+    /// The machine to run on.
+    #[arg(long, value_enum, default_value_t = MachineKind::Hosted)]
+    machine: MachineKind,
+    /// The kernel: an arm64 Linux Image.
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    #[command(flatten)]
+    realm: RealmOptions,
+    /// Challenge for the attestation token, in hexadecimal, padded with zeros to 64 bytes [default: random].
+    #[arg(long, value_name = "HEX", value_parser = input::padded_hex)]
+    challenge: Option<[u8; input::PADDED_SIZE]>,
+    /// Save the attestation token.
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+/// Machines a realm can run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum MachineKind {
+    Hosted,
+}
+
+/// Most DRAM the hosted machine gets: its tables take memory here even where its DRAM does not.
+const MAX_DRAM: u64 = 16 << 30;
+const BLOCK: u64 = 0x20_0000;
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result {
+    let MachineKind::Hosted = options.machine;
+    options.json.check()?;
+    options.token.as_deref().map_or(Ok(()), output::check_writable)?;
+    let rpv = options.realm.rpv()?;
+    let features = MachineConfig::FEATURES;
+    if let Some(bits) = options.realm.ipa_bits.filter(|bits| *bits > features.pa_bits) {
+        let max = features.pa_bits;
+        return Err(Failure::BadInput(format!("--ipa-bits {bits}: the hosted machine has at most {max}")));
+    }
+    let guest = options.realm.guest(&options.kernel)?;
+    let config = machine_config(&guest)?;
+    let parameters = measure::parameters(&guest, options.realm.hash());
+    let predicted = measure::predict(&guest, &parameters).map_err(Failure::bad_input)?;
+    let challenge = options.challenge.map_or_else(random_challenge, Ok)?;
+
+    let machine = Machine::new(config)
+        .map_err(|error| Failure::Failed(format!("the hosted machine cannot be built: {error:?}")))?;
+    let findings = Arc::new(Mutex::new(Findings::default()));
+    let plan = Arc::new(Plan::new(&guest, options.realm.hash(), rpv, challenge));
+    let shared = (Arc::clone(&plan), Arc::clone(&findings));
+    machine.set_guest(move |cpu| program::run(cpu, &shared.0, &shared.1));
+    let settings = RealmSettings {
+        hash: options.realm.hash(),
+        rpv: options.realm.rpv_given().then_some(rpv),
+        generation: Generation::V8,
+    };
+    let device = MachineHost::boot(Arc::clone(&machine));
+    let process = Process::new(&device);
+    let mut recorder = Recorder::new(&guest, || {
+        let statistics = device.statistics();
+        Counters {
+            rmi_calls: statistics.ledger.calls().collect(),
+            delegated: statistics.ledger.delegated,
+            undelegated: statistics.ledger.undelegated,
+            leaked: statistics.ledger.leaked,
+            exits: statistics.exits.by_reason().collect(),
+        }
+    });
+    let life = live(process, &guest, &settings, &plan, &mut recorder)?;
+    let statistics = recorder.finish();
+
+    let findings = std::mem::take(&mut *findings.lock().unwrap_or_else(PoisonError::into_inner));
+    let token = Token::decode(&life.token)
+        .map_err(|error| Failure::Failed(format!("the realm's attestation token: {error}")));
+    let outcome =
+        Outcome { predicted, findings, statistics, console: life.console, log: machine.log().take() };
+    // What the realm found says more than that it has no token.
+    let token = match outcome.problems() {
+        problems if problems.is_empty() => token?,
+        problems => return Err(Failure::Failed(problems.join("; "))),
+    };
+    if let Some(path) = &options.token {
+        std::fs::write(path, &life.token).map_err(Failure::in_file(path))?;
+    }
+    let key = PublicKey::parse(realm_machine::el3::keys::platform_public_key_pem().as_bytes());
+    let key = key.map_err(Failure::failed)?;
+    let verified = verify(
+        &token,
+        &Expectations {
+            platform_key: &key,
+            secured: true,
+            rim: Some(predicted.as_bytes()),
+            rpv: Some(&rpv),
+            challenge: Some(&challenge),
+        },
+    );
+    let report =
+        Report::new(&outcome, &guest, options.realm.hash(), options.token.as_deref(), &token, &verified);
+    options.json.write(&report, &report.explain(&token, &verified))?;
+    report.verdict()
+}
+
+/// What is left when a realm is gone.
+struct Life {
+    token: Vec<u8>,
+    console: Vec<u8>,
+}
+
+/// Builds, runs and destroys the realm in a process of its own.
+fn live(
+    process: Process,
+    guest: &Guest,
+    settings: &RealmSettings,
+    plan: &Plan,
+    recorder: &mut Recorder<'_>,
+) -> Result<Life> {
+    let vm = RealmVm::build(&process, guest, settings, recorder).map_err(told)?;
+    recorder.begin(Step::Run);
+    let stopped = run_vcpus(&vm, guest.layout.cpus);
+    recorder.end(Step::Run);
+    let token = plan.receive(|ipa, out| vm.read_shared(ipa, out));
+    let console = vm.output();
+    let destroyed = vm.destroy(recorder);
+    drop(process);
+    stopped.and(destroyed).map_err(told)?;
+    Ok(Life { token: token.map_err(told)?, console })
+}
+
+/// An error of the VMM: bad input if other input would help.
+fn told(error: VmError) -> Failure {
+    if error.is_bad_input() { Failure::bad_input(error) } else { Failure::failed(error) }
+}
+
+/// Runs every vCPU on a thread of its own until the realm ends. When one cannot go on, all stop.
+fn run_vcpus(vm: &RealmVm<'_, Process>, cpus: u32) -> std::result::Result<(), VmError> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cpus)
+            .map(|id| {
+                scope.spawn(move || {
+                    let result = vm.run_vcpu(id);
+                    if result != Ok(Stop::Stopped) {
+                        vm.stop();
+                    }
+                    result
+                })
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| match thread.join() {
+            Ok(result) => result.map(drop),
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.fold(Ok(()), std::result::Result::and)
+    })
+}
+
+/// A machine that is large enough: the realm's memory as far as a short program can use it, the VMM's copy of the images,
+/// and room for what the RMM is given.
+fn machine_config(guest: &Guest) -> Result<MachineConfig> {
+    let images: u64 = guest.parts.iter().map(|part| part.region.size).sum();
+    let cpus = guest.layout.cpus;
+    let overhead = (64 << 20) + u64::from(cpus) * (1 << 20);
+    let dram = (guest.layout.ram.size + images + overhead).next_multiple_of(BLOCK);
+    if dram > MAX_DRAM {
+        return Err(Failure::BadInput(format!(
+            "memory of {}: the hosted machine has at most {} in all",
+            output::bytes(guest.layout.ram.size),
+            output::bytes(MAX_DRAM)
+        )));
+    }
+    Ok(MachineConfig::new(dram, cpus as usize))
+}
+
+/// 64 random bytes of the operating system.
+fn random_challenge() -> Result<[u8; input::PADDED_SIZE]> {
+    let mut challenge = [0; input::PADDED_SIZE];
+    let source = std::path::Path::new("/dev/urandom");
+    let read =
+        std::fs::File::open(source).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut challenge));
+    read.map_err(|error| Failure::Failed(format!("{}: {error} (give a --challenge)", source.display())))?;
+    Ok(challenge)
+}
