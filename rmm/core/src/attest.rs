@@ -11,10 +11,10 @@ use crate::platform::{El3Error, Platform};
 use core::fmt;
 use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE};
 use sha2::{Digest, Sha256};
-pub use sign::Progress;
+pub(crate) use sign::Progress;
 use sign::{SCALAR_SIZE, SIGNATURE_SIZE, Signing};
 use spin::Once;
-pub use token::CHALLENGE_SIZE;
+pub(crate) use token::CHALLENGE_SIZE;
 use token::{COSE_KEY_SIZE, Claims, HEAD_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -53,11 +53,11 @@ impl core::error::Error for AttestError {}
 
 /// A token cannot be made: there is no key, or an event of negligible probability happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unavailable;
+pub(crate) struct Unavailable;
 
 /// What all tokens have in common.
 #[derive(Default)]
-pub struct Attestation(Once<Material>);
+pub(crate) struct Attestation(Once<Material>);
 
 struct Material {
     /// The private Realm Attestation Key.
@@ -196,7 +196,7 @@ impl Attestation {
 
 /// Of whom a token speaks.
 #[derive(Debug)]
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// The challenge the realm was given.
     pub challenge: &'a [u8; CHALLENGE_SIZE],
     /// Realm Personalization Value.
@@ -220,7 +220,7 @@ impl Phase {
 /// A token in the making, the content of a REC's first auxiliary granule.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Generation {
+pub(crate) struct Generation {
     phase: Phase,
     /// Bytes of `realm_part` in use.
     len: u64,

@@ -65,6 +65,10 @@ impl Syndrome {
     pub(crate) const fn has(self, mask: u64) -> bool {
         self.0 & mask == mask
     }
+    /// Whether it is of an instruction abort from below.
+    pub(crate) const fn is_instruction_abort(self) -> bool {
+        self.class() == EC_INSTRUCTION_ABORT
+    }
     /// Fault status code of an abort.
     pub(crate) const fn fault_status(self) -> u64 {
         self.0 & FSC

@@ -48,6 +48,8 @@ impl<P: Platform> Running<'_, '_, P> {
             Pending::HostCall { ipa } if self.complete_host_call(ipa, &enter.gprs) == Next::Exit => {
                 return Next::Exit;
             }
+            // It is given to the realm when it runs.
+            Pending::VirtualSError { .. } => return Next::Resume,
             _ => {}
         }
         self.rec.set_pending(Pending::Nothing);
@@ -77,8 +79,7 @@ impl<P: Platform> Running<'_, '_, P> {
             // The platform switches SIMD state; what it passes on is not there for this realm.
             esr::EC_SIMD | esr::EC_SVE | esr::EC_SME => self.undefined(self.rec.context.pc),
             esr::EC_SYSREG => self.system_register(esr),
-            esr::EC_INSTRUCTION_ABORT => self.instruction_abort(esr, far, hpfar),
-            esr::EC_DATA_ABORT => self.data_abort(esr, far, hpfar),
+            esr::EC_INSTRUCTION_ABORT | esr::EC_DATA_ABORT => self.abort(esr, far, hpfar),
             // Nothing of it is the Host's; it gets the exit, as from deployed firmware.
             _ => self.exit_for(ExitReason::SYNC),
         }

@@ -104,21 +104,12 @@ pub(crate) fn report(gic: &Gic, exit: &mut RecExit) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fakes::FakePlatform;
 
-    const FEATURES: CpuFeatures = CpuFeatures {
-        pa_bits: 48,
-        lpa2: false,
-        vmid16: true,
-        sve_vl: None,
-        num_bps: 5,
-        num_wps: 3,
-        pmu_counters: None,
-        hpmn0: false,
-        gic_num_lrs: 15,
-        gic_priority_bits: 8,
-        gic_id_bits: 16,
-        gic_extended_range: false,
-    };
+    /// Sixteen list registers, all priorities, identifiers of 16 bits in the basic ranges.
+    fn features() -> CpuFeatures {
+        CpuFeatures { gic_num_lrs: 15, gic_priority_bits: 8, ..FakePlatform::new(1).features }
+    }
 
     const PENDING: u64 = 1 << 62;
     const ACTIVE: u64 = 2 << 62;
@@ -134,44 +125,45 @@ mod tests {
     fn only_the_hosts_bits_of_the_control_register_are_accepted() {
         let host_bits = [1, 2, 3, 4, 5, 6, 7, 14];
         for bit in 0..64 {
-            assert_eq!(accepts(1 << bit, &[], &FEATURES), host_bits.contains(&bit), "bit {bit}");
+            assert_eq!(accepts(1 << bit, &[], &features()), host_bits.contains(&bit), "bit {bit}");
         }
     }
 
     #[test]
     fn list_registers_are_checked_field_by_field() {
-        let five_bits = CpuFeatures { gic_priority_bits: 5, ..FEATURES };
-        let wide = CpuFeatures { gic_id_bits: 24, ..FEATURES };
-        let extended = CpuFeatures { gic_extended_range: true, ..FEATURES };
+        let basic = features();
+        let five_bits = CpuFeatures { gic_priority_bits: 5, ..features() };
+        let wide = CpuFeatures { gic_id_bits: 24, ..features() };
+        let extended = CpuFeatures { gic_extended_range: true, ..features() };
         let table: &[(&str, u64, &CpuFeatures, bool)] = &[
-            ("invalid", 0, &FEATURES, true),
-            ("invalid with anything but HW", 0x1fff_ffff_ffff_ffff, &FEATURES, true),
-            ("invalid with HW", 1 << 61, &FEATURES, false),
-            ("pending with HW", PENDING | 1 << 61 | 40, &FEATURES, false),
-            ("pending SGI", PENDING | 3, &FEATURES, true),
-            ("active SPI of group 1", ACTIVE | 1 << 60 | 32, &FEATURES, true),
-            ("pending and active", PENDING | ACTIVE | 27, &FEATURES, true),
+            ("invalid", 0, &basic, true),
+            ("invalid with anything but HW", 0x1fff_ffff_ffff_ffff, &basic, true),
+            ("invalid with HW", 1 << 61, &basic, false),
+            ("pending with HW", PENDING | 1 << 61 | 40, &basic, false),
+            ("pending SGI", PENDING | 3, &basic, true),
+            ("active SPI of group 1", ACTIVE | 1 << 60 | 32, &basic, true),
+            ("pending and active", PENDING | ACTIVE | 27, &basic, true),
             ("implemented priority", PENDING | 0xf8 << 48 | 27, &five_bits, true),
             ("unimplemented priority", PENDING | 0x04 << 48 | 27, &five_bits, false),
-            ("EOI maintenance request", PENDING | 1 << 41 | 27, &FEATURES, true),
-            ("physical identifier", PENDING | 1 << 40 | 27, &FEATURES, false),
-            ("physical identifier bit 12", PENDING | 1 << 44 | 27, &FEATURES, false),
-            ("last SPI", PENDING | 1019, &FEATURES, true),
+            ("EOI maintenance request", PENDING | 1 << 41 | 27, &basic, true),
+            ("physical identifier", PENDING | 1 << 40 | 27, &basic, false),
+            ("physical identifier bit 12", PENDING | 1 << 44 | 27, &basic, false),
+            ("last SPI", PENDING | 1019, &basic, true),
             ("first special identifier", PENDING | 1020, &extended, false),
             ("last special identifier", PENDING | 1023, &extended, false),
             ("between special and extended PPI", PENDING | 1055, &extended, false),
             ("first extended PPI", PENDING | 1056, &extended, true),
-            ("extended PPI without the feature", PENDING | 1056, &FEATURES, false),
+            ("extended PPI without the feature", PENDING | 1056, &basic, false),
             ("last extended PPI", PENDING | 1119, &extended, true),
             ("behind extended PPI", PENDING | 1120, &extended, false),
             ("first extended SPI", PENDING | 4096, &extended, true),
             ("last extended SPI", PENDING | 5119, &extended, true),
-            ("extended SPI without the feature", PENDING | 5119, &FEATURES, false),
+            ("extended SPI without the feature", PENDING | 5119, &basic, false),
             ("behind extended SPI", PENDING | 5120, &extended, false),
-            ("before LPIs", PENDING | 8191, &FEATURES, false),
-            ("first LPI", PENDING | 8192, &FEATURES, true),
-            ("last LPI of 16 bits", PENDING | 0xffff, &FEATURES, true),
-            ("LPI of 17 bits", PENDING | 0x1_0000, &FEATURES, false),
+            ("before LPIs", PENDING | 8191, &basic, false),
+            ("first LPI", PENDING | 8192, &basic, true),
+            ("last LPI of 16 bits", PENDING | 0xffff, &basic, true),
+            ("LPI of 17 bits", PENDING | 0x1_0000, &basic, false),
             ("last LPI of 24 bits", PENDING | 0xff_ffff, &wide, true),
             ("LPI of 25 bits", PENDING | 0x100_0000, &wide, false),
         ];
@@ -183,13 +175,13 @@ mod tests {
 
     #[test]
     fn two_valid_registers_with_one_identifier_are_refused() {
-        assert!(!accepts(0, &[PENDING | 27, PENDING | 28, ACTIVE | 27], &FEATURES));
-        assert!(accepts(0, &[PENDING | 27, 27, 27], &FEATURES));
+        assert!(!accepts(0, &[PENDING | 27, PENDING | 28, ACTIVE | 27], &features()));
+        assert!(accepts(0, &[PENDING | 27, 27, 27], &features()));
     }
 
     #[test]
     fn registers_that_do_not_exist_are_ignored() {
-        let four = CpuFeatures { gic_num_lrs: 3, ..FEATURES };
+        let four = CpuFeatures { gic_num_lrs: 3, ..features() };
         let lrs = [PENDING | 1, PENDING | 2, PENDING | 3, PENDING | 4, PENDING | 4 | 1 << 61];
         assert!(accepts(0, &lrs, &four));
         let mut enter = RecEnter::default();

@@ -56,7 +56,7 @@ fn take(context: &mut CpuContext, esr: u64, elr: u64) {
 /// Turns the abort `esr` describes into one at EL1 with fault status `fsc`. The syndrome of the access itself (ISV and
 /// below) is only valid for aborts taken to EL2, and the walk that failed was not one of stage 1.
 fn abort(context: &mut CpuContext, esr: Syndrome, far: u64, fsc: u64, external: bool) {
-    let instruction = esr.class() == esr::EC_INSTRUCTION_ABORT;
+    let instruction = esr.is_instruction_abort();
     let class = match (instruction, is_el0(context.pstate)) {
         (true, true) => esr::EC_INSTRUCTION_ABORT,
         (true, false) => esr::EC_INSTRUCTION_ABORT_SAME,

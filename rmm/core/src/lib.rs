@@ -25,7 +25,6 @@
     )
 )]
 
-pub mod attest;
 pub mod cpu;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(
@@ -42,6 +41,7 @@ pub mod platform;
 pub mod realm;
 pub mod rtt;
 
+mod attest;
 mod esr;
 mod exit;
 mod gic;
@@ -55,5 +55,6 @@ mod sysreg;
 mod timer;
 mod vmid;
 
+pub use attest::{AttestError, PLATFORM_TOKEN_MAX};
 pub use platform::Platform;
 pub use rmm::{MAX_RECS_ORDER, Rmm};

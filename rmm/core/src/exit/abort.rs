@@ -38,6 +38,11 @@ enum Place {
     Outside,
 }
 
+/// What the Host sees of an abort it can only answer with memory.
+const fn shown(esr: Syndrome) -> u64 {
+    if esr.is_instruction_abort() { INSTRUCTION_ABORT } else { PROTECTED }
+}
+
 impl<P: Platform> Running<'_, '_, P> {
     fn place(&self, ipa: u64) -> Place {
         let stage2 = &self.realm.stage2;
@@ -63,8 +68,7 @@ impl<P: Platform> Running<'_, '_, P> {
         if !esr.is_external_abort() {
             return None;
         }
-        let shown = if esr.class() == esr::EC_INSTRUCTION_ABORT { INSTRUCTION_ABORT } else { PROTECTED };
-        self.exit.esr = esr.keep(shown);
+        self.exit.esr = esr.keep(shown(esr));
         match esr.0 & esr::SET {
             SET_RECOVERABLE => inject::external_abort(&mut self.rec.context, esr, far),
             SET_RESTARTABLE => {}
@@ -73,58 +77,33 @@ impl<P: Platform> Running<'_, '_, P> {
         Some(self.exit_for(ExitReason::SYNC))
     }
 
-    /// An instruction abort. A realm cannot execute from unprotected memory.
-    pub(super) fn instruction_abort(&mut self, esr: Syndrome, far: u64, hpfar: u64) -> Next {
+    /// An instruction or data abort. A realm cannot execute from unprotected memory.
+    pub(super) fn abort(&mut self, esr: Syndrome, far: u64, hpfar: u64) -> Next {
         if let Some(next) = self.hardware_abort(esr, far) {
             return next;
         }
-        match self.place(esr::faulting_ipa(hpfar)) {
+        let ipa = esr::faulting_ipa(hpfar);
+        match self.place(ipa) {
+            Place::Unprotected if !esr.is_instruction_abort() => {
+                return self.unprotected_data_abort(esr, far, ipa);
+            }
             Place::Absent => {
-                self.exit.esr = esr.keep(INSTRUCTION_ABORT);
-                self.exit.hpfar = hpfar;
-                self.exit_for(ExitReason::SYNC)
+                self.exit.esr = esr.keep(shown(esr));
+                self.exit.hpfar = esr::hpfar(ipa);
+                return self.exit_for(ExitReason::SYNC);
             }
-            Place::Present => Next::Resume,
-            Place::Empty | Place::Unprotected => {
-                inject::external_abort(&mut self.rec.context, esr, far);
-                Next::Resume
-            }
-            Place::Outside => {
-                inject::address_size_fault(&mut self.rec.context, esr, far);
-                Next::Resume
-            }
+            Place::Present => {}
+            Place::Empty | Place::Unprotected => inject::external_abort(&mut self.rec.context, esr, far),
+            Place::Outside => inject::address_size_fault(&mut self.rec.context, esr, far),
         }
-    }
-
-    /// A data abort.
-    pub(super) fn data_abort(&mut self, esr: Syndrome, far: u64, hpfar: u64) -> Next {
-        if let Some(next) = self.hardware_abort(esr, far) {
-            return next;
-        }
-        match self.place(esr::faulting_ipa(hpfar)) {
-            Place::Unprotected => self.unprotected_data_abort(esr, far, hpfar),
-            Place::Absent => {
-                self.exit.esr = esr.keep(PROTECTED);
-                self.exit.hpfar = hpfar;
-                self.exit_for(ExitReason::SYNC)
-            }
-            Place::Present => Next::Resume,
-            Place::Empty => {
-                inject::external_abort(&mut self.rec.context, esr, far);
-                Next::Resume
-            }
-            Place::Outside => {
-                inject::address_size_fault(&mut self.rec.context, esr, far);
-                Next::Resume
-            }
-        }
+        Next::Resume
     }
 
     /// Emulatable if the syndrome describes the access. AArch32 code is not emulated, as in deployed firmware: its
     /// registers have other numbers.
-    fn unprotected_data_abort(&mut self, esr: Syndrome, far: u64, hpfar: u64) -> Next {
+    fn unprotected_data_abort(&mut self, esr: Syndrome, far: u64, ipa: u64) -> Next {
         let emulatable = esr.has(esr::ISV) && !inject::is_aarch32(self.rec.context.pstate);
-        self.exit.hpfar = hpfar;
+        self.exit.hpfar = esr::hpfar(ipa);
         if emulatable {
             self.exit.esr = esr.keep(EMULATABLE);
             self.exit.far = far & FAR_OFFSET;

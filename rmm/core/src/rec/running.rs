@@ -85,7 +85,7 @@ pub(crate) struct Running<'r, 'a, P: Platform> {
     /// The copy this CPU works on.
     pub(crate) rec: Rec,
     pub(crate) realm: Realm,
-    /// What the Host will see.
+    /// What the Host sees after [`Self::run`].
     pub(crate) exit: RecExit,
 }
 
@@ -113,29 +113,29 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
         Ok(Self { claim, rmm, rec, realm, exit: RecExit::default() })
     }
 
-    /// Completes what the last exit left, runs the realm until the Host has to see something, and reports it.
-    pub(crate) fn run(&mut self, enter: &RecEnter) -> RecExit {
+    /// Completes what the last exit left, runs the realm until the Host has to see something, and fills `self.exit`.
+    pub(crate) fn run(&mut self, enter: &RecEnter) {
         gic::load(&mut self.rec.context.gic, enter, &self.rmm.cpu);
         let mut controls = self.controls(EnterFlags::from_bits_retain(enter.flags));
-        if let Pending::VirtualSError { esr } = self.rec.pending() {
-            controls.virtual_serror = Some(esr);
-        }
         if self.complete(enter) == Next::Resume {
-            while self.step(&controls) == Next::Resume {
-                controls.virtual_serror = None;
-            }
+            while self.step(&mut controls) == Next::Resume {}
         }
         self.report();
-        self.exit.clone()
     }
 
     /// One run of the realm, up to what it did.
-    fn step(&mut self, controls: &RunControls) -> Next {
+    fn step(&mut self, controls: &mut RunControls) -> Next {
         let platform = &self.rmm.platform;
+        let pending = self.rec.pending();
         // A timer whose output is not what the Host was told of last (RMM 1.0 section A6.2).
         if Outputs::at(&self.rec.context.timers, platform.counter()) != self.rec.timer_outputs() {
-            return self.exit_for(ExitReason::IRQ);
+            return self.exit_with(ExitReason::IRQ, pending);
         }
+        controls.virtual_serror = match pending {
+            Pending::VirtualSError { esr } => Some(esr),
+            _ => None,
+        };
+        self.rec.set_pending(Pending::Nothing);
         let (context, simd) = self.rec.context_and_simd();
         let exit = platform.run_realm(context, controls, simd);
         self.handle(exit)

@@ -115,10 +115,11 @@ impl<P: Platform> Rmm<'_, P> {
     pub(super) fn rec_enter(&self, rec: u64, run_ptr: u64) -> Outcome {
         // run_align, run_bound, run_pas
         let enter: RecEnter = self.copy_from_ns(run_ptr)?;
-        let exit = Running::enter(self, rec, &enter)?.run(&enter);
+        let mut running = Running::enter(self, rec, &enter)?;
+        running.run(&enter);
         // The realm has run: what it did stays done although the Host does not hear of it.
         let exit_ptr = run_ptr.saturating_add(offset_of!(RecRun, exit) as u64);
-        self.platform.write_ns(exit_ptr, exit.as_bytes()).map_err(|_| ReturnCode::ERROR_INPUT)?;
+        self.platform.write_ns(exit_ptr, running.exit.as_bytes()).map_err(|_| ReturnCode::ERROR_INPUT)?;
         Ok(RmiReply::SUCCESS)
     }
 }

@@ -127,3 +127,21 @@ fn two_realms_with_different_secrets_look_the_same() {
     });
     assert!(exits[0] == exits[1]);
 }
+
+#[test]
+fn an_serror_waits_for_the_realm_to_run() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    let esr = 0x2f << 26 | 1 << 10 | 0x11;
+    vm.enter(std::vec![does(
+        |context| (context.timers.cntv_ctl, context.timers.cntv_cval) = (1, 1000),
+        RealmExit::SError { esr }
+    )]);
+    // The timer comes first, and the realm does not run.
+    w.machine().counter.store(1000, Ordering::Relaxed);
+    assert_eq!(vm.enter(Vec::new()).cntv_ctl, 5);
+    let (sender, receiver) = mpsc::channel();
+    vm.enter(std::vec![observes(move |controls| sender.send(controls.virtual_serror).unwrap())]);
+    assert_eq!(receiver.recv().unwrap(), Some(esr));
+}
