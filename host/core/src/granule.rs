@@ -9,7 +9,7 @@ mod ledger;
 mod pool;
 
 pub use ledger::{CALL_SLOTS, Ledger, LedgerSnapshot, Loss, MAX_LOSSES};
-pub use pool::GranulePool;
+pub use pool::{GranulePool, MAX_RUN};
 
 use crate::Host;
 use crate::rmi::{Rmi, RmiError};

@@ -15,7 +15,7 @@
 //! | [`granule`] | who owns a granule; what was lost |
 //! | [`ipa`] | the shape of an IPA space and of its tables |
 //! | [`realm`] | a realm from configuration to destruction |
-//! | [`stage2`] | its translation tables |
+//! | `stage2` | its translation tables |
 //! | [`guest_memfd`] | its private memory |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -65,7 +65,7 @@ mod regs;
 pub mod rmi;
 pub mod rmm;
 mod run;
-pub mod stage2;
+mod stage2;
 pub mod statistics;
 mod timer;
 mod user;

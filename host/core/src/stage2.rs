@@ -5,13 +5,15 @@
 //! named `piece` do a bounded part (the commands of one 2 MiB block at most) and tell how far they got.
 
 mod private;
+#[cfg(test)]
+mod random;
 mod ripas;
 mod shared;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use shared::Access;
+pub(crate) use shared::Access;
 
 use crate::granule::DelegatedGranule;
 use crate::ipa::IpaSpace;

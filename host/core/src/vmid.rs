@@ -66,6 +66,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn every_vmid_is_given_once_until_it_is_released() {
         for (bits, count) in [(8, 256), (16, 65536), (0, 256), (32, 256)] {
             let vmids = VmidAllocator::<FakeHost>::new(bits);

@@ -64,8 +64,19 @@ impl Chunk {
     /// Whether the chunk is one 2 MiB block of the Host's memory, all of it the Host's; allocates it if there is none.
     pub(crate) fn ensure_block<H: Host>(&mut self, host: &H) -> bool {
         self.allocate_block(host);
-        let whole = matches!(self.blocks.as_slice(), [(0, block)] if block.pages.saturating_mul(self.per_page) == self.cells.len());
-        whole && self.cells.len() == FULL && self.cells.iter().all(|cell| matches!(cell, Cell::Host(_)))
+        self.is_block() && self.cells.iter().all(|cell| matches!(cell, Cell::Host(_)))
+    }
+
+    /// Whether the chunk is one 2 MiB block of memory, all of it the realm's. Looks at the last granule first: most realms
+    /// touch it last.
+    pub(crate) fn is_block_of_the_realm(&self) -> bool {
+        self.is_block() && self.cells.iter().rev().all(|cell| matches!(cell, Cell::Realm(_)))
+    }
+
+    /// Whether the memory is one 2 MiB block.
+    fn is_block(&self) -> bool {
+        let pages = FULL.checked_div(self.per_page);
+        matches!(self.blocks.as_slice(), [(0, block)] if Some(block.pages) == pages && self.cells.len() == FULL)
     }
 
     /// Allocates 2 MiB for a chunk that has nothing yet.

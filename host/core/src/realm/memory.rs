@@ -240,7 +240,7 @@ impl<H: Host> Realm<H> {
         if active && let Some(fault) = live.stage2.fault_block(&self.rmm, range, ipa) {
             return Ok(fault);
         }
-        live.stage2.fault_granule(&self.rmm, range, ipa)
+        live.stage2.fault_granule(&self.rmm, range, ipa, active)
     }
 
     /// Maps Host memory at the unprotected alias of an address, replacing what is mapped there. The memory must stay

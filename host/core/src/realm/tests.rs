@@ -110,6 +110,7 @@ fn any(_: Step) -> bool {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_whole_life_gives_everything_back() {
     for shift in [12, 14, 16] {
         let rmm = FakeHost::started(shift);
@@ -129,6 +130,7 @@ fn a_whole_life_gives_everything_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn one_failure_at_any_allocation_loses_nothing() {
     for shift in [12, 14, 16] {
         let mut from = 0;
@@ -140,6 +142,7 @@ fn one_failure_at_any_allocation_loses_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn one_failure_at_any_command_loses_only_what_it_names() {
     // All of the first commands, then one in 29, a number prime to the patterns a block makes: every kind is met.
     for (shift, first) in [(12, 0), (14, 4), (16, 9)] {
@@ -152,6 +155,7 @@ fn one_failure_at_any_command_loses_only_what_it_names() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_command_that_always_fails_leaves_nothing_uncounted() {
     let kinds: [fn(Step) -> bool; 9] = [
         |step| matches!(step, Step::Call(RmiCommand::GranuleUndelegate { .. })),
@@ -298,6 +302,7 @@ fn more_auxiliary_granules_than_a_rec_can_have_are_not_believed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn without_a_free_vmid_no_realm_is_created() {
     let rmm = FakeHost::started(12);
     let realms: std::vec::Vec<_> = (0..256).map(|_| Realm::new(rmm.clone(), 33).unwrap()).collect();
@@ -397,6 +402,7 @@ fn an_init_ripas_that_fails_half_way_dooms_the_realm() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_ripas_change_goes_on_where_it_stopped() {
     let vm = Vm::created(12);
     vm.realm.init_ripas(RAM, RAM_SIZE).unwrap();

@@ -129,18 +129,25 @@ impl Stage2 {
         })
     }
 
-    /// Serves a fault with one granule.
+    /// Serves a fault with one granule. With `fold`, the granule that completes a 2 MiB block of the Host's memory turns
+    /// the table into a block entry.
     pub(crate) fn fault_granule<H: Host>(
         &mut self,
         rmm: &Rmm<H>,
         range: &PrivateRange<'_, H>,
         ipa: u64,
+        fold: bool,
     ) -> Result<Fault, RealmError> {
         let rd = self.rd;
         range.with_chunk(rmm, ipa, GRANULE_SIZE, |chunk, index| {
             let cell = chunk.ensure(rmm.host(), index)?;
             match self.assign(rmm, cell, ipa, |pa| rmm.rmi().data_create_unknown(rd, pa, ipa)) {
-                Ok(()) => Ok(Fault::Mapped { base: ipa, size: GRANULE_SIZE }),
+                Ok(()) => {
+                    if fold && chunk.is_block_of_the_realm() {
+                        self.fold(rmm, ipa, RTT_PAGE_LEVEL);
+                    }
+                    Ok(Fault::Mapped { base: ipa, size: GRANULE_SIZE })
+                }
                 Err(RealmError::AlreadyPopulated { .. }) => Ok(Fault::AlreadyMapped),
                 Err(error) => Err(error),
             }

@@ -14,7 +14,7 @@ const UNMAPS_PER_PIECE: usize = RTT_ENTRIES;
 
 /// What a realm may do with shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Read.
     ReadOnly,
     /// Read and write.

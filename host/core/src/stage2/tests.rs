@@ -179,6 +179,18 @@ fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
 }
 
 #[test]
+fn the_granule_that_completes_a_block_folds_it() {
+    let vm = Vm::active(12);
+    for page in (0..512).rev() {
+        let at = page * 0x1000;
+        assert_eq!(vm.entry(RAM, 3).0, if at + 0x1000 == BLOCK_SIZE { 2 } else { 3 });
+        vm.realm.fault_private(&vm.part(at, at + 0x1000), RAM + at).unwrap();
+    }
+    assert!(matches!(vm.entry(RAM, 3), (2, Entry::Assigned(..))));
+    vm.end();
+}
+
+#[test]
 fn a_block_that_fails_in_the_middle_keeps_what_is_mapped() {
     let vm = Vm::active(12);
     vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. })), 100, 1);
