@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Ticks per second.
 pub const COUNTER_FREQUENCY: u64 = 62_500_000;
+/// Ticks between two interrupts of the Host's scheduler, which end a run: 250 a second, as Debian's kernel has them.
+pub const HOST_TICK: u64 = COUNTER_FREQUENCY / 250;
 const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / COUNTER_FREQUENCY;
 /// The counter does not start at zero, so that a timer left at zero is in the past.
 const START: u64 = 1 << 20;

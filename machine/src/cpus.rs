@@ -108,15 +108,11 @@ impl Cpus {
     }
 
     /// Waits for an interrupt on `cpu`, at most `timeout`.
-    pub fn wait(&self, cpu: usize, timeout: Option<Duration>) {
+    pub fn wait(&self, cpu: usize, timeout: Duration) {
         let Some(line) = self.lines.get(cpu) else { return };
         let pending = lock(&line.pending);
-        if *pending {
-            return;
-        }
-        match timeout {
-            Some(timeout) => drop(line.wake.wait_timeout(pending, timeout)),
-            None => drop(line.wake.wait(pending)),
+        if !*pending {
+            drop(line.wake.wait_timeout(pending, timeout));
         }
     }
 }
@@ -133,7 +129,7 @@ mod tests {
         assert!(!cpus.pending(cpu), "nobody was there to be kicked");
         cpus.kick(7);
         assert!(cpus.pending(cpu));
-        cpus.wait(cpu, None);
+        cpus.wait(cpu, Duration::MAX);
         cpus.put(Some(7));
         assert!(!cpus.pending(cpu));
         assert_eq!(cpus.current(), None);

@@ -14,7 +14,7 @@ use realm_abi::{Errno, GRANULE_SIZE};
 use realm_host::host::{self, PageBlock, PinnedPage};
 use realm_host::irqchip::Irqchip;
 use realm_host::{Device, File, Host};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// [`host::Lock`] over std's.
@@ -87,6 +87,9 @@ impl host::Event for StdEvent {
     }
 }
 
+/// Explanations kept.
+const MAX_EXPLANATIONS: usize = 64;
+
 #[derive(Debug)]
 struct PageState {
     pages: Pages,
@@ -102,6 +105,7 @@ pub struct MachineHost {
     /// log2 of the page size.
     shift: u32,
     state: Mutex<PageState>,
+    explanations: Mutex<VecDeque<String>>,
 }
 
 impl MachineHost {
@@ -110,7 +114,8 @@ impl MachineHost {
     pub fn new(machine: Arc<Machine>) -> Self {
         let shift = machine.config().host_page_shift;
         let pages = Pages::new(machine.memory().size() >> shift);
-        Self { machine, shift, state: Mutex::new(PageState { pages, user: HashMap::new(), pins: 0 }) }
+        let state = Mutex::new(PageState { pages, user: HashMap::new(), pins: 0 });
+        Self { machine, shift, state, explanations: Mutex::default() }
     }
 
     /// A Host on `machine` with its device opened for processes: what [`crate::process::Process::new`] takes.
@@ -129,6 +134,12 @@ impl MachineHost {
     #[must_use]
     pub fn pages_out(&self) -> u64 {
         lock(&self.state).pages.out()
+    }
+
+    /// Why ioctls failed, in the Host core's words; the last ones.
+    #[must_use]
+    pub fn explanations(&self) -> Vec<String> {
+        lock(&self.explanations).iter().cloned().collect()
     }
 
     /// User pages held in place by the Host core.
@@ -299,6 +310,14 @@ impl Host for MachineHost {
 
     fn create_irqchip(&self) -> Result<Arc<dyn Irqchip>, Errno> {
         Ok(Arc::new(SimpleGic::default()))
+    }
+
+    fn explain(&self, message: std::fmt::Arguments<'_>) {
+        let mut explanations = lock(&self.explanations);
+        if explanations.len() == MAX_EXPLANATIONS {
+            explanations.pop_front();
+        }
+        explanations.push_back(message.to_string());
     }
 
     fn warn(&self, message: std::fmt::Arguments<'_>) {

@@ -1,5 +1,6 @@
 //! The machine as the RMM sees it.
 
+use crate::clock::HOST_TICK;
 use crate::hardware::Hardware;
 use crate::log::Event;
 use crate::memory::{Pas, report};
@@ -121,7 +122,8 @@ impl Platform for MachinePlatform {
         };
         let key = ProgramKey { vmid: mmu.vmid(), mpidr: controls.vmpidr & MPIDR_AFFINITY };
         let (id, mut instance) = hardware.programs.take(context, key, &hardware.log);
-        let exit = RealmCpu { hardware, cpu, context, controls, simd, mmu }.run(&mut instance);
+        let tick = hardware.clock.now() + HOST_TICK;
+        let exit = RealmCpu { hardware, cpu, context, controls, simd, mmu, tick }.run(&mut instance);
         hardware.programs.put(id, instance);
         read_back(context, hardware.clock.now());
         exit

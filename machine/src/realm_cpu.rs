@@ -92,13 +92,15 @@ pub(crate) struct RealmCpu<'a> {
     pub controls: &'a RunControls,
     pub simd: &'a [u64],
     pub mmu: Mmu<'a>,
+    /// When the Host's scheduler interrupts this run.
+    pub tick: u64,
 }
 
 impl RealmCpu<'_> {
     /// Runs the program until something traps.
     pub fn run(&mut self, instance: &mut Instance) -> RealmExit {
         loop {
-            if self.hardware.cpus.pending(self.cpu) || self.timer_signals() {
+            if self.interrupted() {
                 return RealmExit::Irq;
             }
             self.take_virtual_serror();
@@ -355,19 +357,20 @@ impl RealmCpu<'_> {
     /// Sleeps until a physical interrupt, a timer of this virtual CPU or `deadline`.
     fn idle(&self, deadline: Option<u64>) {
         loop {
-            if self.hardware.cpus.pending(self.cpu) || self.timer_signals() {
+            if self.interrupted() {
                 return;
             }
-            let deadline = [deadline, self.next_timer()].into_iter().flatten().min();
-            let timeout = match deadline {
-                None => None,
-                Some(deadline) => match self.hardware.clock.until(deadline) {
-                    Some(timeout) => Some(timeout),
-                    None => return,
-                },
-            };
-            self.hardware.cpus.wait(self.cpu, timeout);
+            let until = [deadline, self.next_timer()].into_iter().flatten().fold(self.tick, u64::min);
+            match self.hardware.clock.until(until) {
+                Some(timeout) => self.hardware.cpus.wait(self.cpu, timeout),
+                None => return,
+            }
         }
+    }
+
+    /// Whether a physical interrupt ends the run.
+    fn interrupted(&self) -> bool {
+        self.hardware.cpus.pending(self.cpu) || self.timer_signals() || self.hardware.clock.now() >= self.tick
     }
 
     fn virtual_interrupt_pending(&self) -> bool {
