@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 const RAM: u64 = 0x8000_0000;
 const IPA_BITS: u8 = 33;
+/// Soon after the counter starts, before the Host's scheduler interrupts.
+const TIMER: u64 = (1 << 20) + 1000;
 
 fn machine() -> Arc<Machine> {
     let config = MachineConfig { clock: ClockKind::Manual, ..MachineConfig::new(64 << 20, 2) };
@@ -239,7 +241,7 @@ fn a_page_taken_from_under_a_realm_is_its_granule_protection_fault() {
     let shared = 1 << (IPA_BITS - 1);
     let mut realm = realm(&mut host, 1, move |guest| {
         guest.write::<u64>(shared, 1).expect("shared");
-        guest.arm_virtual_timer(1 << 40);
+        guest.arm_virtual_timer(TIMER);
         guest.spin_until_interrupted();
         let fault = guest.write::<u64>(shared, 2).expect_err("delegated meanwhile");
         assert_eq!((fault.class(), fault.status(), fault.far), (0x25, 0x28, shared));
@@ -247,7 +249,7 @@ fn a_page_taken_from_under_a_realm_is_its_granule_protection_fault() {
     let page = realm.share(&mut host, shared);
     let run = enter(&host, &realm, &RecRun::default());
     assert_eq!(run.exit.exit_reason, ExitReason::IRQ);
-    assert_eq!((run.exit.cntv_ctl, run.exit.cntv_cval), (0b101, 1 << 40));
+    assert_eq!((run.exit.cntv_ctl, run.exit.cntv_cval), (0b101, TIMER));
     ok(host.rmi(RmiCommand::GranuleDelegate { addr: page }));
     let run = enter(&host, &realm, &RecRun::default());
     assert_off(&machine, &run);
