@@ -347,3 +347,82 @@ impl<W: LockWord> Exclusive for GranuleGuard<'_, W> {
         self.pa
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOW: Bank = Bank { base: 0x8000_0000, size: 2 * GRANULE_SIZE };
+    const HIGH: Bank = Bank { base: 0x8_8000_0000, size: GRANULE_SIZE };
+
+    fn entries() -> [GranuleEntry; 3] {
+        Default::default()
+    }
+
+    #[test]
+    fn a_table_needs_sound_banks_and_enough_entries() {
+        let entries = entries();
+        let refused = |banks: &[Bank]| GranuleTable::new(banks, &entries).err();
+        assert_eq!(refused(&[LOW, HIGH]), None);
+        let unaligned = Bank { base: LOW.base + 8, ..LOW };
+        let ragged = Bank { size: LOW.size + 8, ..LOW };
+        let empty = Bank { size: 0, ..LOW };
+        let endless = Bank { base: !0xfff, size: 0x2000 };
+        for banks in
+            [&[][..], &[HIGH, LOW], &[LOW, LOW], &[unaligned], &[ragged], &[empty], &[endless], &[LOW; 9]]
+        {
+            assert_eq!(refused(banks), Some(TableError::Banks), "{banks:x?}");
+        }
+        assert_eq!(refused(&[Bank { size: 2 * LOW.size, ..LOW }]), Some(TableError::Entries(4)));
+    }
+
+    #[test]
+    fn every_granule_of_every_bank_has_an_entry_of_its_own() {
+        let entries = entries();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let granules = [LOW.base, LOW.base + GRANULE_SIZE, HIGH.base];
+        for (pa, state) in
+            granules.into_iter().zip([GranuleState::Rd, GranuleState::Rtt, GranuleState::RecAux])
+        {
+            table.lock(pa, GranuleState::Undelegated).unwrap().set_state(state);
+        }
+        assert_eq!(
+            granules.map(|pa| table.peek(pa).unwrap()),
+            [GranuleState::Rd, GranuleState::Rtt, GranuleState::RecAux]
+        );
+        for outside in [0, LOW.base - 1, LOW.base + LOW.size, HIGH.base - 1, HIGH.base + HIGH.size, u64::MAX]
+        {
+            assert!(!table.is_delegable(outside), "{outside:#x}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_locked_says_why_and_stays_free() {
+        let entries = entries();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let pair = |a, b| table.lock_pair((a, GranuleState::Undelegated), (b, GranuleState::Rd)).err();
+        assert_eq!(pair(LOW.base, LOW.base), Some(LockError::Alias));
+        assert_eq!(pair(LOW.base, HIGH.base + 8), Some(LockError::Alignment));
+        assert_eq!(pair(LOW.base, 0), Some(LockError::Bound));
+        assert_eq!(pair(LOW.base, HIGH.base), Some(LockError::State(GranuleState::Undelegated)));
+        // Were one still locked this would not return.
+        table
+            .lock_pair((HIGH.base, GranuleState::Undelegated), (LOW.base, GranuleState::Undelegated))
+            .unwrap();
+    }
+
+    #[test]
+    fn state_and_count_do_not_touch_each_other() {
+        let entries = entries();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
+        guard.set_state(GranuleState::Rtt);
+        guard.set_refcount(u32::MAX);
+        assert_eq!((guard.state(), guard.refcount()), (GranuleState::Rtt, COUNT_MASK));
+        guard.set_refcount(512);
+        guard.set_state(GranuleState::Data);
+        drop(guard);
+        let guard = table.lock(LOW.base, GranuleState::Data).unwrap();
+        assert_eq!(guard.refcount(), 512);
+    }
+}
