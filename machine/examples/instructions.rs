@@ -2,17 +2,25 @@
 //!
 //! `instructions COMMAND` runs a fixed scenario in which each command happens several times and makes the calls of COMMAND
 //! through `realmkit_measured`, the only function callgrind collects in. It prints how many calls those were.
+//!
+//! `instructions --life MIB` takes a realm with MIB of memory through its whole life, from opening the device to closing it,
+//! inside `realmkit_measured_life`. The realm touches every granule. It prints what happened as JSON.
 
 use realm_abi::GRANULE_SIZE;
+use realm_abi::kvm::Generation;
 use realm_abi::psci::fid;
 use realm_abi::rmi::{
-    DataFlags, RealmParams, RecFlags, RecParams, RmiCommand, RmiReply, UnprotectedDesc, Version,
+    DataFlags, HashAlgorithm, RealmParams, RecFlags, RecParams, RmiCommand, RmiReply, UnprotectedDesc,
+    Version,
 };
 use realm_abi::rsi::RsiCall;
 use realm_machine::config::DRAM_BASE;
 use realm_machine::memory::Pas;
+use realm_machine::program::{Access, Outcome, RealmProgram};
 use realm_machine::program::{Op, Script};
-use realm_machine::{Machine, MachineConfig};
+use realm_machine::{Machine, MachineConfig, MachineHost, Process};
+use realm_rmm::cpu::CpuContext;
+use realm_vmm::{Guest, GuestConfig, RealmSettings, RealmVm};
 use std::cell::Cell;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -33,6 +41,10 @@ fn main() {
         println!("RMI_DATA_CREATE/unmeasured");
         return;
     };
+    if only == "--life" {
+        let mib = std::env::args().nth(2).and_then(|mib| mib.parse().ok());
+        return life(mib.expect("--life takes a number of MiB"));
+    }
     let scenario = Scenario::new(only);
     for life in 0..LIVES {
         scenario.life(life);
@@ -235,4 +247,66 @@ impl Scenario {
         self.call(RmiCommand::RecEnter { rec: boot, run_ptr });
         self.call(RmiCommand::RttSetRipas { rd, rec: boot, base, top });
     }
+}
+
+/// The synthetic kernel of a life, so that its share of the cost is the same at every memory size.
+const KERNEL_SIZE: usize = 1 << 20;
+
+/// Writes to every granule of RAM, then turns the realm off.
+struct TouchAll {
+    next: u64,
+    end: u64,
+}
+
+impl RealmProgram for TouchAll {
+    fn step(&mut self, _context: &mut CpuContext, last: Outcome) -> Op {
+        assert!(!matches!(last, Outcome::Exception(_)), "at {:#x}: {last:?}", self.next);
+        if self.next == self.end {
+            let mut regs = [0; 18];
+            regs[0] = fid::SYSTEM_OFF;
+            return Op::Smc(regs);
+        }
+        let access = Access::new(self.next, 8);
+        self.next += GRANULE_SIZE;
+        Op::Store(access, 1)
+    }
+}
+
+fn life(mib: u64) {
+    let ram_size = mib << 20;
+    let mut kernel = vec![0x5a; KERNEL_SIZE];
+    kernel[..64].fill(0);
+    kernel[16..24].copy_from_slice(&(KERNEL_SIZE as u64).to_le_bytes());
+    kernel[56..60].copy_from_slice(b"ARM\x64");
+    let config = GuestConfig {
+        kernel: &kernel,
+        initrd: None,
+        bootargs: None,
+        ram_size,
+        cpus: 1,
+        ipa_bits: None,
+        page_size: GRANULE_SIZE,
+    };
+    let guest = Guest::new(&config).expect("the kernel is made to fit");
+    // Room for the shared side of what is loaded, tables, and the Host's own pages.
+    let machine = Machine::new(MachineConfig::new(2 * ram_size + (64 << 20), 1)).expect("whole granules");
+    let ram = guest.layout.ram;
+    machine.set_programs(move |_| Box::new(TouchAll { next: ram.base, end: ram.base + ram.size }));
+    realmkit_measured_life(&machine, &guest);
+    machine.log().assert_clean();
+    println!("{{\"granules\": {}, \"rmi_calls\": {}}}", ram_size / GRANULE_SIZE, machine.trace().total());
+}
+
+/// The function callgrind collects in.
+#[inline(never)]
+fn realmkit_measured_life(machine: &Arc<Machine>, guest: &Guest) {
+    let device = MachineHost::boot(Arc::clone(machine));
+    let process = Process::new(&device);
+    let settings = RealmSettings { hash: HashAlgorithm::SHA_256, rpv: None, generation: Generation::V8 };
+    let vm = RealmVm::build(&process, guest, &settings, &mut ()).expect("the realm is built");
+    vm.run_vcpu(0).expect("the realm runs");
+    vm.destroy(&mut ()).expect("the realm is destroyed");
+    drop(process);
+    let ledger = device.statistics().ledger;
+    assert_eq!((ledger.leaked, ledger.delegated), (0, ledger.undelegated), "granules came back");
 }
