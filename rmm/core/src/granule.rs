@@ -328,7 +328,7 @@ pub(crate) mod sealed {
 }
 
 /// Proof that the caller has a granule's content for itself: its lock. Only this crate can make one, so a
-/// [`Platform`](crate::Platform) may rely on it for memory safety.
+/// [`Platform`] may rely on it for memory safety.
 pub trait Exclusive: sealed::Sealed {
     /// The granule's physical address.
     fn pa(&self) -> u64;
