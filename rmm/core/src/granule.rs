@@ -38,7 +38,7 @@ impl Granule {
     }
 }
 
-/// A structure that begins a granule of its own. Implemented by [`granule_content!`].
+/// A structure that begins a granule of its own. Implemented by `granule_content!`.
 pub trait Content {
     /// The structure at the beginning of `granule`.
     fn of(granule: &mut Granule) -> &mut Self;
