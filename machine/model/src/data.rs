@@ -101,12 +101,13 @@ impl Model {
     }
 
     /// Whether all of `[offset, offset + bytes)` of a DATA granule is specified, and what it is.
-    pub(crate) fn read_data(&self, pa: u64, offset: usize, bytes: usize) -> Option<&[u8]> {
+    #[must_use]
+    pub fn read_data(&self, pa: u64, offset: usize, bytes: usize) -> Option<&[u8]> {
         self.data.get(&pa)?.as_ref()?.get(offset..offset + bytes)
     }
 
     /// A write to a DATA granule; does nothing if what the rest of it holds is not specified, unless it is a whole granule.
-    pub(crate) fn write_data(&mut self, pa: u64, offset: usize, bytes: &[u8]) {
+    pub fn write_data(&mut self, pa: u64, offset: usize, bytes: &[u8]) {
         let Some(page) = self.data.get_mut(&pa) else { return };
         if bytes.len() as u64 == GRANULE_SIZE {
             *page = Some(bytes.to_vec());

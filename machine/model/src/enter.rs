@@ -55,7 +55,7 @@ impl Model {
         };
         let mut regs = rec.registers;
         let kept_or_zero = std::mem::take(&mut rec.kept_or_zero);
-        let mut rule = if std::mem::take(&mut rec.fresh) { Rule::Fresh } else { Rule::None };
+        let mut rule = std::mem::replace(&mut rec.rule, Rule::None);
         let flags = EnterFlags::from_bits_retain(enter.flags);
         let owner = rec.owner;
         let mut name = "enter";

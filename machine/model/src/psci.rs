@@ -4,7 +4,7 @@ use crate::Model;
 use crate::outcome::{Conditions, Outcome};
 use crate::rec::{LastExit, PSTATE_RESET, Registers, realm_rec_index};
 use crate::rsi::not_supported;
-use crate::run::{Alternative, exit_of};
+use crate::run::{Alternative, Rule, exit_of};
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus, VERSION_1_1, fid};
 use realm_abi::rmi::{ExitReason, GPRS};
 
@@ -166,7 +166,7 @@ impl Model {
             gprs[0] = context_id;
             target.registers = Registers { gprs, pc: entry_point, pstate: PSTATE_RESET, ..target.registers };
             target.runnable = true;
-            target.fresh = true;
+            target.rule = Rule::Fresh;
             target.kept_or_zero = 0;
             target.last_exit = LastExit::Other;
         }

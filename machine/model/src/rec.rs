@@ -3,6 +3,7 @@
 use crate::granule::{GranuleState, NsMemory, aligned};
 use crate::measurement::{Measurement, REC, extend_rim, hash};
 use crate::outcome::{Conditions, Outcome};
+use crate::run::Rule;
 use crate::{Model, RealmState};
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::{GPRS, MAX_REC_AUX, RecFlags, RecParams, ReturnCode, Ripas};
@@ -81,8 +82,8 @@ pub struct Rec {
     pub token: Option<u64>,
     /// General-purpose registers that may be zero instead of what `registers` says.
     pub(crate) kept_or_zero: u32,
-    /// EL1 registers are not specified until the REC has run.
-    pub(crate) fresh: bool,
+    /// How registers at the next entry are judged beyond that.
+    pub(crate) rule: Rule,
 }
 
 /// `RecIndex` of an `RmiRecMpidr`.
@@ -150,7 +151,7 @@ impl Model {
                 last_exit: LastExit::Other,
                 token: None,
                 kept_or_zero: 0,
-                fresh: true,
+                rule: Rule::Fresh,
             };
             realm.rec_index += 1;
             realm.num_recs += 1;

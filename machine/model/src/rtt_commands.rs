@@ -205,7 +205,9 @@ impl Model {
         realm.rtts.skip_not_live(&walk, walk.entry_base())
     }
 
-    pub(crate) fn rtt_read_entry(&self, rd: u64, ipa: u64, level: i64) -> Outcome {
+    /// RTT_READ_ENTRY, which changes nothing.
+    #[must_use]
+    pub fn rtt_read_entry(&self, rd: u64, ipa: u64, level: i64) -> Outcome {
         let mut c = Conditions::default();
         let mut found = None;
         if let Some(realm) = self.rd_group(&mut c, rd)

@@ -146,6 +146,29 @@ impl Model {
         self.running.as_ref().map(|running| running.rec)
     }
 
+    /// The registers the realm should go on with, as far as they are specified; `None` if it should not go on.
+    #[must_use]
+    pub fn expected_resume(&self) -> Option<Registers> {
+        match self.running.as_ref()?.alternatives.first()? {
+            Alternative::Resume(resume) => Some(resume.registers),
+            Alternative::Exit(_) => None,
+        }
+    }
+
+    /// A physical interrupt ends the run before the realm's first instruction: what it would have found is what it
+    /// finds next time.
+    pub fn interrupt_before_run(&mut self) {
+        let Some(Running { rec, alternatives }) = self.running.clone() else { return };
+        // A run that ends before it begins, as its host call cannot be completed, sees no interrupt.
+        let Some(Alternative::Resume(resume)) = alternatives.into_iter().next() else { return };
+        if let Some(rec) = self.recs.get_mut(&rec) {
+            rec.kept_or_zero = resume.kept_or_zero;
+            rec.rule = resume.rule;
+        }
+        let exit = Alternative::exit("IRQ", exit_of(ExitReason::IRQ), &resume.registers, LastExit::Other);
+        self.running = Some(Running { rec, alternatives: vec![exit] });
+    }
+
     /// The realm starts to run with these registers. `Ok` names what that stands for.
     ///
     /// # Errors

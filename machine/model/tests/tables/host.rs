@@ -46,7 +46,7 @@ impl Host {
             .with_max_recs_order(2);
         let config = Config {
             features,
-            delegable: vec![DRAM..DRAM + 0x4000_0000],
+            delegable: std::iter::once(DRAM..DRAM + 0x4000_0000).collect(),
             rec_aux_count: 1,
             pa_bits: 48,
             vmid16: false,

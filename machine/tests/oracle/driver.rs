@@ -1,0 +1,234 @@
+//! Makes each call on the machine and on the model, and compares.
+
+use crate::oracle::addresses::{DRAM_SIZE, host_pages, pool};
+use crate::oracle::coverage::Coverage;
+use crate::oracle::guest::{OracleProgram, Pending};
+use crate::oracle::random::Choice;
+use realm_abi::rmi::{EnterFlags, RealmParams, RecExit, RecRun, RmiCommand, RmiReply};
+use realm_machine::config::{ClockKind, DRAM_BASE};
+use realm_machine::memory::{Memory, Pas};
+use realm_machine::{Machine, MachineConfig};
+use realm_model::{Config, Model, NsMemory, Outcome};
+use realm_rmm::platform::CpuFeatures;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// What the programs of realms and the Host's side share.
+pub struct Shared {
+    pub model: Model,
+    pub machine: Weak<Machine>,
+    pub coverage: Coverage,
+    pub pending: BTreeMap<u64, Pending>,
+    pub failures: Vec<String>,
+    /// Chooses what realms do.
+    pub choice: Choice,
+    /// Operations since the REC was entered.
+    pub guest_ops: u32,
+    pub trap_wfi: bool,
+    pub trap_wfe: bool,
+}
+
+/// The Host's memory as the model reads it.
+struct HostMemory<'a>(&'a Memory);
+
+impl NsMemory for HostMemory<'_> {
+    fn is_ns(&self, pa: u64) -> bool {
+        self.0.pas(pa) == Some(Pas::NonSecure)
+    }
+    fn read(&self, pa: u64, out: &mut [u8]) {
+        if self.0.read(Pas::Root, Pas::NonSecure, pa, out).is_err() {
+            out.fill(0);
+        }
+    }
+}
+
+pub struct Driver {
+    pub machine: Arc<Machine>,
+    shared: Arc<Mutex<Shared>>,
+    pub pool: Vec<u64>,
+    pub host_pages: Vec<u64>,
+    history: Vec<String>,
+}
+
+/// What the sequences run on: without and with LPA2, SVE, 16-bit VMIDs.
+pub fn features(wide: bool) -> CpuFeatures {
+    let mut features = MachineConfig::FEATURES;
+    if wide {
+        features.pa_bits = 52;
+        features.lpa2 = true;
+        features.vmid16 = false;
+        features.sve_vl = Some(3);
+        features.hpmn0 = true;
+        features.gic_extended_range = true;
+    }
+    features
+}
+
+impl Driver {
+    pub fn new(seed: u64, wide: bool) -> Self {
+        let mut config = MachineConfig::new(DRAM_SIZE, 1);
+        config.clock = ClockKind::Manual;
+        config.features = features(wide);
+        let cpu = config.features;
+        let machine = Machine::new(config).unwrap_or_else(|error| panic!("{error:?}"));
+        let model = Model::new(Config {
+            features: expected_features(&cpu, machine.rmm().features().max_recs_order()),
+            delegable: std::iter::once(DRAM_BASE..DRAM_BASE + DRAM_SIZE).collect(),
+            rec_aux_count: rec_aux_count(&machine),
+            pa_bits: cpu.pa_bits,
+            vmid16: cpu.vmid16,
+            hpmn0: cpu.hpmn0,
+            gic_priority_bits: cpu.gic_priority_bits,
+            gic_id_bits: cpu.gic_id_bits,
+            gic_extended_range: cpu.gic_extended_range,
+        });
+        let shared = Arc::new(Mutex::new(Shared {
+            model,
+            machine: Arc::downgrade(&machine),
+            coverage: Coverage::default(),
+            pending: BTreeMap::new(),
+            failures: Vec::new(),
+            choice: Choice::new(seed),
+            guest_ops: 0,
+            trap_wfi: false,
+            trap_wfe: false,
+        }));
+        let programs = Arc::clone(&shared);
+        machine.set_programs(move |key| Box::new(OracleProgram { key, shared: Arc::clone(&programs) }));
+        Self { machine, shared, pool: pool(), host_pages: host_pages(), history: Vec::new() }
+    }
+
+    pub fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a call and judges the answer.
+    ///
+    /// # Errors
+    /// What differs, with the last calls before.
+    pub fn call(&mut self, command: RmiCommand) -> Result<RmiReply, String> {
+        self.regs(command.to_regs(), &format!("{command:x?}"), command.name().unwrap_or("unknown"))
+    }
+
+    pub fn regs(&mut self, regs: [u64; 8], text: &str, name: &str) -> Result<RmiReply, String> {
+        if self.history.len() == 24 {
+            self.history.remove(0);
+        }
+        self.history.push(text.to_owned());
+        self.judged(regs, name).map_err(|why| {
+            let mut report = format!("{why}\nthe last calls were:\n");
+            for call in &self.history {
+                let _ = writeln!(report, "  {call}");
+            }
+            report
+        })
+    }
+
+    fn judged(&mut self, regs: [u64; 8], name: &str) -> Result<RmiReply, String> {
+        let outcome = self.shared().model.rmi(&regs, &HostMemory(self.machine.memory()));
+        if outcome == Outcome::Entered {
+            self.prepare_run(regs[1], regs[2])?;
+        }
+        let reply = RmiReply::from_regs(&self.machine.smc(regs));
+        if let Some(entry) = self.history.last_mut() {
+            let _ = write!(entry, " -> {reply:x?}");
+        }
+        let mut shared = self.shared();
+        if let Some(why) = shared.failures.drain(..).next() {
+            return Err(why);
+        }
+        let conditions = outcome.check(&reply).map_err(|why| format!("{name}: {why}"))?;
+        let end = if conditions.is_empty() { "ok".to_owned() } else { conditions.join("|") };
+        shared.coverage.count(name, &end);
+        shared.coverage.count("returned", &format!("{:?}", reply.code));
+        if outcome == Outcome::Entered {
+            let exit = self.read_exit(regs[2])?;
+            let name = shared.model.observe_exit(&exit)?;
+            shared.coverage.count("exit", name);
+            shared.coverage.count("exit reason", &exit.exit_reason.to_string());
+            drop(shared);
+            if let Some(entry) = self.history.last_mut() {
+                let _ = write!(entry, ", {name}, esr {:#x} hpfar {:#x}", exit.esr, exit.hpfar);
+            }
+        }
+        let events = self.machine.log().take();
+        match events.first() {
+            None => Ok(reply),
+            Some(event) => Err(format!("{name}: the machine reports {event}")),
+        }
+    }
+
+    fn prepare_run(&mut self, rec: u64, run_ptr: u64) -> Result<(), String> {
+        let mut run = RecRun::new_zeroed();
+        let memory = self.machine.memory();
+        memory
+            .read(Pas::NonSecure, Pas::NonSecure, run_ptr, run.as_mut_bytes())
+            .map_err(|fault| fault.to_string())?;
+        let flags = EnterFlags::from_bits_retain(run.enter.flags);
+        let mut shared = self.shared();
+        shared.guest_ops = 0;
+        shared.trap_wfi = flags.contains(EnterFlags::TRAP_WFI);
+        shared.trap_wfe = flags.contains(EnterFlags::TRAP_WFE);
+        if shared.choice.one_in(12) {
+            // The machine takes the interrupt before the realm's first instruction.
+            shared.model.interrupt_before_run();
+            self.machine.raise(0);
+            return Ok(());
+        }
+        shared.retry(rec)
+    }
+
+    fn read_exit(&self, run_ptr: u64) -> Result<RecExit, String> {
+        let mut page = [0; 0x1000];
+        let memory = self.machine.memory();
+        memory.read(Pas::NonSecure, Pas::NonSecure, run_ptr, &mut page).map_err(|fault| fault.to_string())?;
+        RecExit::read_from_bytes(&page[0x800..]).map_err(|error| error.to_string())
+    }
+
+    /// The Host writes one of its pages, if it still is one.
+    pub fn host_write(&self, pa: u64, bytes: &[u8]) {
+        // A page that has been given away stays as it is; the call that names it must cope.
+        let _ = self.machine.memory().write(Pas::NonSecure, Pas::NonSecure, pa, bytes);
+    }
+}
+
+/// How many auxiliary granules a REC takes, which is for the RMM to choose: asked of a realm made for that.
+fn rec_aux_count(machine: &Machine) -> u64 {
+    let [rd, rtt_base, params_ptr] = [DRAM_BASE, DRAM_BASE + 0x1000, DRAM_BASE + 0x2000];
+    let mut params = RealmParams::default();
+    (params.s2sz, params.num_bps, params.num_wps) = (40, 1, 1);
+    (params.rtt_base, params.rtt_num_start) = (rtt_base, 1);
+    machine.memory().write(Pas::NonSecure, Pas::NonSecure, params_ptr, params.as_bytes()).unwrap();
+    let done = |command| {
+        let reply = machine.rmi(&command);
+        assert!(reply.code.is_success(), "{command:x?}: {reply:x?}");
+        reply.out[0]
+    };
+    done(RmiCommand::GranuleDelegate { addr: rd });
+    done(RmiCommand::GranuleDelegate { addr: rtt_base });
+    done(RmiCommand::RealmCreate { rd, params_ptr });
+    let count = done(RmiCommand::RecAuxCount { rd });
+    done(RmiCommand::RealmDestroy { rd });
+    done(RmiCommand::GranuleUndelegate { addr: rd });
+    done(RmiCommand::GranuleUndelegate { addr: rtt_base });
+    count
+}
+
+/// Feature register 0 as the machine's features make it.
+fn expected_features(cpu: &CpuFeatures, max_recs_order: u64) -> realm_abi::rmi::FeatureRegister0 {
+    realm_abi::rmi::FeatureRegister0::default()
+        .with_s2sz(if cpu.lpa2 { cpu.pa_bits } else { cpu.pa_bits.min(48) }.into())
+        .with_lpa2(cpu.lpa2.into())
+        .with_sve_en(cpu.sve_vl.is_some().into())
+        .with_sve_vl(cpu.sve_vl.unwrap_or(0).into())
+        .with_num_bps(cpu.num_bps.into())
+        .with_num_wps(cpu.num_wps.into())
+        .with_pmu_en(cpu.pmu_counters.is_some().into())
+        .with_pmu_num_ctrs(cpu.pmu_counters.unwrap_or(0).into())
+        .with_hash_sha_256(1)
+        .with_hash_sha_512(1)
+        .with_gicv3_num_lrs(cpu.gic_num_lrs.into())
+        .with_max_recs_order(max_recs_order)
+}

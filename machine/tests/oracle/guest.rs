@@ -1,0 +1,478 @@
+//! What realms run under the oracle: operations chosen by the state of the model, each judged before and after it happens.
+
+use crate::oracle::addresses::interesting_ipas;
+use crate::oracle::driver::Shared;
+use crate::oracle::random::Choice;
+use realm_abi::psci::PsciCall;
+use realm_abi::rmi::{DataFlags, RmiCommand, Version};
+use realm_abi::rsi::{HostCall, RsiCall};
+use realm_machine::Machine;
+use realm_machine::memory::Pas;
+use realm_machine::program::{Access, Op, Outcome, ProgramKey, RealmProgram, SmcRegs};
+use realm_model::{Access as Reach, AccessKind, Registers, Trap};
+use realm_rmm::cpu::CpuContext;
+use std::sync::{Arc, Mutex, PoisonError};
+use zerocopy::IntoBytes;
+
+const IL: u64 = 1 << 25;
+/// Far from any PC, so that an exception can be told from everything else.
+const VBAR: u64 = 0x7000_0000_0800;
+
+/// An operation as it can be repeated: the machine's [`Op`] is used up.
+#[derive(Clone, Debug)]
+pub enum GuestOp {
+    Smc(Box<SmcRegs>),
+    Load(Access),
+    Store(Access, u64),
+    Write(u64, Vec<u8>),
+    Fetch(u64),
+    Wait { event: bool, timeout: Option<u64> },
+}
+
+/// What the operation should come to.
+#[derive(Clone, Debug, PartialEq)]
+enum Expected {
+    /// It traps; the model judges how it goes on.
+    Trap,
+    /// It completes, with a value if that is specified.
+    Complete(Option<u64>),
+    /// EL1 takes an exception the RMM has no part in.
+    Exception,
+}
+
+/// The operation a REC is at.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    op: GuestOp,
+    pc: u64,
+    expected: Expected,
+}
+
+/// The program of every virtual CPU.
+pub struct OracleProgram {
+    pub key: ProgramKey,
+    pub shared: Arc<Mutex<Shared>>,
+}
+
+impl RealmProgram for OracleProgram {
+    fn step(&mut self, context: &mut CpuContext, last: Outcome) -> Op {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        match shared.step(self.key, context, &last) {
+            Ok(op) => op,
+            Err(why) => {
+                shared.failures.push(why);
+                let mut regs = [0; 18];
+                regs[0] = realm_abi::psci::fid::SYSTEM_OFF;
+                Op::Smc(regs)
+            }
+        }
+    }
+}
+
+fn registers(context: &CpuContext) -> Registers {
+    let el1 = &context.el1;
+    Registers {
+        gprs: context.gprs,
+        pc: context.pc,
+        pstate: context.pstate,
+        vbar_el1: el1.vbar_el1,
+        elr_el1: el1.elr_el1,
+        spsr_el1: el1.spsr_el1,
+        esr_el1: el1.esr_el1,
+        far_el1: el1.far_el1,
+    }
+}
+
+impl Shared {
+    fn step(&mut self, key: ProgramKey, context: &mut CpuContext, last: &Outcome) -> Result<Op, String> {
+        let rec = self.model.running().ok_or("a realm runs that was not entered")?;
+        self.check_key(rec, key)?;
+        self.judge(rec, context, last)?;
+        self.guest_ops += 1;
+        if self.guest_ops > 400 {
+            return Err("a run does not end".into());
+        }
+        if matches!(last, Outcome::Started) {
+            context.el1.vbar_el1 = VBAR;
+        }
+        // Instructions that do not trap leave anything in the registers.
+        let register = self.choice.below(31) as usize;
+        context.gprs[register] = self.choice.next();
+        let op = self.choose(rec);
+        let mut regs = registers(context);
+        let expected = self.attempt(rec, &op, &mut regs)?;
+        let machine_op = machine_op(&op);
+        self.pending.insert(rec, Pending { op, pc: context.pc, expected });
+        Ok(machine_op)
+    }
+
+    /// Whether the machine runs the REC that was entered.
+    fn check_key(&self, rec: u64, key: ProgramKey) -> Result<(), String> {
+        let state = &self.model.recs()[&rec];
+        let vmid = self.model.realms()[&state.owner].vmid;
+        let mpidr = mpidr_of(state.index);
+        if (key.vmid, key.mpidr) == (vmid, mpidr) {
+            return Ok(());
+        }
+        Err(format!("VMID {vmid}, MPIDR {mpidr:#x} was entered, {key:x?} runs"))
+    }
+
+    /// Compares what the last operation came to with what it should have.
+    fn judge(&mut self, rec: u64, context: &CpuContext, last: &Outcome) -> Result<(), String> {
+        let pending = self.pending.remove(&rec);
+        let mut seen = registers(context);
+        let expected = match (&pending, last) {
+            (_, Outcome::Started) | (None, _) => Expected::Trap,
+            (Some(pending), _) => pending.expected.clone(),
+        };
+        match (expected, last) {
+            (Expected::Trap, _) => {
+                if matches!(last, Outcome::Exception(_)) {
+                    // The handler has returned by now; this is where it was.
+                    seen.pc = seen.vbar_el1.wrapping_add(0x200);
+                    seen.pstate = 0x3c5;
+                }
+                let name = self.model.observe_resume(&seen)?;
+                self.coverage.count("realm goes on", name);
+                Ok(())
+            }
+            (Expected::Complete(None), Outcome::Done | Outcome::Value(_)) => Ok(()),
+            (Expected::Complete(Some(value)), Outcome::Value(found)) if value == *found => Ok(()),
+            (Expected::Exception, Outcome::Exception(_)) => Ok(()),
+            (expected, found) => Err(format!("{pending:x?} came to {found:x?}, not {expected:x?}")),
+        }
+    }
+
+    /// A REC is entered whose next instruction is the one its operation is at: the machine repeats that.
+    pub fn retry(&mut self, rec: u64) -> Result<(), String> {
+        let (Some(mut regs), Some(pending)) = (self.model.expected_resume(), self.pending.get(&rec).cloned())
+        else {
+            return Ok(());
+        };
+        if regs.pc != pending.pc {
+            return Ok(());
+        }
+        let name = self.model.observe_resume(&regs)?;
+        self.coverage.count("realm goes on", name);
+        let expected = self.attempt(rec, &pending.op, &mut regs)?;
+        self.pending.insert(rec, Pending { expected, ..pending });
+        Ok(())
+    }
+
+    /// Tells the model what an operation does, and how the machine should see it end.
+    fn attempt(&mut self, rec: u64, op: &GuestOp, regs: &mut Registers) -> Result<Expected, String> {
+        let sync = |esr: u64, far: u64, hpfar: u64| Trap::Sync { esr: esr | IL, far, hpfar };
+        let (ipa, kind) = match op {
+            GuestOp::Smc(call) => {
+                regs.gprs[..18].copy_from_slice(&call[..]);
+                self.model.trap(regs, sync(0x17 << 26, 0, 0))?;
+                return Ok(Expected::Trap);
+            }
+            GuestOp::Wait { event, timeout } => {
+                let trapped = if *event { self.trap_wfe } else { self.trap_wfi };
+                if !trapped {
+                    return Ok(Expected::Complete(None));
+                }
+                let ti = u64::from(*event) | u64::from(timeout.is_some()) << 1;
+                let operand = if timeout.is_some() { 9 << 5 | 1 << 2 } else { 0 };
+                self.model.trap(regs, sync(0x01 << 26 | operand | ti, 0, 0))?;
+                return Ok(Expected::Trap);
+            }
+            GuestOp::Load(access) => (access.ipa, AccessKind::Read),
+            GuestOp::Store(access, value) => {
+                if let Some(register) = regs.gprs.get_mut(usize::from(access.rt)) {
+                    *register = *value;
+                }
+                (access.ipa, AccessKind::Write)
+            }
+            GuestOp::Write(ipa, _) => (*ipa, AccessKind::Write),
+            GuestOp::Fetch(ipa) => (*ipa, AccessKind::Fetch),
+        };
+        // An address wider than the physical ones is not for stage 2: EL1 gets it.
+        if ipa >> self.model.config().pa_bits != 0 {
+            return Ok(Expected::Exception);
+        }
+        let owner = self.model.recs()[&rec].owner;
+        let realm = &self.model.realms()[&owner];
+        let level = self.model.walk(owner, ipa, 3).map_or(0, |walk| walk.level);
+        let reach = realm.access(ipa, kind);
+        let unprotected = ipa < realm.ipa_end() && !realm.protected(ipa);
+        let mapped = self
+            .model
+            .walk(owner, ipa, 3)
+            .is_some_and(|walk| matches!(walk.entry, realm_model::Entry::AssignedNs(_)));
+        let permission = matches!(reach, Reach::Exit { permission: true, .. })
+            || (kind == AccessKind::Fetch && unprotected && mapped);
+        let status = if permission { 0b1100 } else { 0b0100 } | level.cast_unsigned();
+        let status = if level < 0 { 0x2b } else { status };
+        match reach {
+            Reach::Data(pa) => Ok(self.complete(op, pa)),
+            Reach::Ns(pa) => Ok(self.complete_ns(op, pa)),
+            Reach::External | Reach::AddressSize | Reach::Exit { .. } => {
+                let esr = match op {
+                    GuestOp::Fetch(_) => 0x20 << 26 | status,
+                    GuestOp::Write(..) => 0x24 << 26 | 1 << 6 | status,
+                    GuestOp::Store(access, _) => abort_esr(access, true) | status,
+                    GuestOp::Load(access) => abort_esr(access, false) | status,
+                    GuestOp::Smc(_) | GuestOp::Wait { .. } => 0,
+                };
+                self.model.trap(regs, sync(esr, ipa, ipa >> 12 << 4))?;
+                Ok(Expected::Trap)
+            }
+        }
+    }
+
+    fn complete(&mut self, op: &GuestOp, pa: u64) -> Expected {
+        let (granule, offset) = (pa & !0xfff, (pa & 0xfff) as usize);
+        match op {
+            GuestOp::Load(access) => {
+                let bytes = self.model.read_data(granule, offset, access.size.into());
+                Expected::Complete(bytes.map(|bytes| loaded(access, bytes)))
+            }
+            GuestOp::Store(access, value) => {
+                let value = if access.rt == 31 { 0 } else { *value };
+                self.model.write_data(granule, offset, &value.to_le_bytes()[..access.size.into()]);
+                Expected::Complete(None)
+            }
+            GuestOp::Write(_, bytes) => {
+                self.model.write_data(granule, offset, bytes);
+                Expected::Complete(None)
+            }
+            _ => Expected::Complete(None),
+        }
+    }
+
+    fn complete_ns(&self, op: &GuestOp, pa: u64) -> Expected {
+        let size = if let GuestOp::Load(access) = op { access.size.into() } else { 1 };
+        let mut bytes = vec![0; size];
+        let read =
+            |machine: Arc<Machine>| machine.memory().read(Pas::Root, Pas::NonSecure, pa, &mut bytes).ok();
+        match (self.machine.upgrade().and_then(read), op) {
+            // A granule protection fault, which is the realm's to take.
+            (None, _) => Expected::Exception,
+            (Some(()), GuestOp::Load(access)) => Expected::Complete(Some(loaded(access, &bytes))),
+            (Some(()), _) => Expected::Complete(None),
+        }
+    }
+
+    fn choose(&mut self, rec: u64) -> GuestOp {
+        let owner = self.model.recs()[&rec].owner;
+        let mut choice = Choice::new(self.choice.next());
+        let ipas = interesting_ipas(&self.model, owner);
+        let realm = &self.model.realms()[&owner];
+        let works = |ipa: &u64| matches!(realm.access(*ipa, AccessKind::Read), Reach::Data(_) | Reach::Ns(_));
+        let working: Vec<u64> = ipas.iter().copied().filter(works).collect();
+        let ipas = if choice.one_in(2) && !working.is_empty() { working } else { ipas };
+        let page = choice.of(&ipas) & !0xfff;
+        let kind = if self.guest_ops > 12 { 99 } else { choice.below(24) };
+        match kind {
+            0..=2 => GuestOp::Load(access(&mut choice, page)),
+            3..=5 => {
+                let value = choice.next();
+                GuestOp::Store(access(&mut choice, page), value)
+            }
+            6 => GuestOp::Fetch(page),
+            7 => {
+                let timeout = choice.one_in(2).then(|| choice.below(9));
+                let event = choice.one_in(2);
+                // A WFI that nobody traps would wait for an interrupt that never comes.
+                if event || timeout.is_some() || self.trap_wfi {
+                    return GuestOp::Wait { event, timeout };
+                }
+                GuestOp::Fetch(page)
+            }
+            8 => {
+                let mut call = HostCall::default();
+                call.imm = choice.next() as u16;
+                call.gprs = std::array::from_fn(|_| choice.next());
+                GuestOp::Write(page, call.as_bytes().to_vec())
+            }
+            9..=17 => smc(&RsiOp(choice.next()).call(&ipas).to_regs()),
+            18..=21 => smc(&self.psci_call(rec, &mut choice, &ipas).to_regs()),
+            22 => smc(&unknown_call(&mut choice)),
+            _ => match choice.below(3) {
+                0 => {
+                    smc(&PsciCall::CpuSuspend { smc64: true, power_state: 1, entry_point: 2, context_id: 3 }
+                        .to_regs())
+                }
+                1 => smc(&RsiCall::IpaStateSet { base: 0, top: 0x1000, ripas: 1, flags: 1 }.to_regs()),
+                _ => {
+                    smc(&PsciCall::CpuSuspend { smc64: false, power_state: 9, entry_point: 0, context_id: 0 }
+                        .to_regs())
+                }
+            },
+        }
+    }
+
+    fn psci_call(&self, rec: u64, choice: &mut Choice, ipas: &[u64]) -> PsciCall {
+        let state = &self.model.recs()[&rec];
+        let known = self.model.realms()[&state.owner].rec_index;
+        let beyond = if choice.one_in(4) { 2 } else { 0 };
+        let target = mpidr_of(choice.below(known + beyond));
+        match choice.below(14) {
+            0 => PsciCall::Version,
+            1 => PsciCall::Features {
+                function: choice.of(&[
+                    0x8400_0000,
+                    0x8400_0001,
+                    0xC400_0003,
+                    0xC400_0004,
+                    0x8400_0008,
+                    0x8400_0005,
+                    0x8000_0000,
+                    0xC400_0000,
+                ]),
+            },
+            2 => PsciCall::CpuSuspend {
+                smc64: choice.one_in(2),
+                power_state: choice.next() & 0xffff,
+                entry_point: choice.next() & 0xffff_f000,
+                context_id: choice.next() & 0xffff,
+            },
+            3..=7 => PsciCall::CpuOn {
+                smc64: true,
+                target_cpu: target,
+                // Its low bits keep it apart from every PC a program can be at.
+                entry_point: choice.of(ipas) & !0xfff | 0x800,
+                context_id: choice.next(),
+            },
+            8..=10 => PsciCall::AffinityInfo {
+                smc64: choice.one_in(2),
+                target_affinity: target,
+                lowest_affinity_level: u64::from(choice.one_in(5)),
+            },
+            11 => PsciCall::CpuOff,
+            12 if choice.one_in(4) => PsciCall::SystemReset,
+            13 if choice.one_in(4) => PsciCall::SystemOff,
+            _ => PsciCall::Unknown { regs: [0x8400_0000 | choice.of(&[5, 6, 0x0b, 0x1f]), 1, 2, 3] },
+        }
+    }
+}
+
+/// A choice of an RSI call.
+struct RsiOp(u64);
+
+impl RsiOp {
+    fn call(self, ipas: &[u64]) -> RsiCall {
+        let mut choice = Choice::new(self.0);
+        let ipa = choice.of(ipas);
+        let page = ipa & !0xfff;
+        let unaligned = choice.one_in(12);
+        let addr = if unaligned { page | 0x10 } else { page };
+        let top = match choice.below(8) {
+            0 => page.wrapping_sub(0x1000),
+            1 => page,
+            2 => page.wrapping_add(0x20_0000),
+            3 => page.wrapping_add(0x4000_0000),
+            n => page.wrapping_add((n - 3) * 0x1000),
+        };
+        match choice.below(20) {
+            0 => RsiCall::Version {
+                req: choice.of(&[Version::V1_0, Version::new(1, 1), Version::new(2, 0), Version::new(0, 9)]),
+            },
+            1 => RsiCall::Features { index: choice.below(3) },
+            2 => RsiCall::MeasurementRead { index: choice.of(&[0, 1, 2, 3, 4, 5, u64::MAX]) },
+            3 => RsiCall::MeasurementExtend {
+                index: choice.of(&[0, 1, 2, 3, 4, 5, 1 << 32]),
+                size: choice.of(&[0, 1, 8, 31, 32, 63, 64, 65, u64::MAX]),
+                value: std::array::from_fn(|_| choice.next()),
+            },
+            4 => RsiCall::AttestationTokenInit { challenge: std::array::from_fn(|_| choice.next()) },
+            5..=7 => {
+                let offset = choice.of(&[0, 0, 8, 4088, 4095, 4096, u64::MAX]);
+                let size = choice.of(&[
+                    4096,
+                    4096,
+                    4096u64.wrapping_sub(offset),
+                    4096u64.wrapping_sub(offset),
+                    0,
+                    1,
+                    u64::MAX,
+                ]);
+                RsiCall::AttestationTokenContinue { addr, offset, size }
+            }
+            8 => RsiCall::RealmConfig { addr },
+            9..=12 => RsiCall::IpaStateSet {
+                base: addr,
+                top,
+                ripas: choice.of(&[0, 0, 1, 1, 1, 2, 3]),
+                flags: choice.below(2),
+            },
+            13..=14 => RsiCall::IpaStateGet { base: addr, top },
+            15..=18 => RsiCall::HostCall { addr: page | choice.of(&[0, 0, 0x100, 0xf00, 0x80]) },
+            _ => RsiCall::Unknown {
+                regs: [0xC400_0190 + choice.of(&[10, 0x1f]), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+            },
+        }
+    }
+}
+
+/// Calls that are not for a realm.
+fn unknown_call(choice: &mut Choice) -> [u64; 8] {
+    match choice.below(4) {
+        0 => RmiCommand::GranuleUndelegate { addr: 0x8000_0000 }.to_regs(),
+        1 => RmiCommand::DataCreate { rd: 1, data: 2, ipa: 3, src: 4, flags: DataFlags(1) }.to_regs(),
+        2 => [realm_abi::smccc::VERSION, 1, 2, 3, 4, 5, 6, 7],
+        _ => [0xC600_0000 | choice.below(9), 1, 2, 3, 4, 5, 6, 7],
+    }
+}
+
+fn smc(regs: &[u64]) -> GuestOp {
+    let mut all: SmcRegs = std::array::from_fn(|i| 0xabcd_0000 + i as u64);
+    all[..regs.len()].copy_from_slice(regs);
+    GuestOp::Smc(Box::new(all))
+}
+
+fn access(choice: &mut Choice, page: u64) -> Access {
+    let size = choice.of(&[1u8, 2, 4, 8]);
+    let offset = choice.below(3) * 8 + if size == 8 { 0 } else { u64::from(size) };
+    let rt = choice.of(&[0, 1, 9, 30, 31]);
+    Access {
+        ipa: page | offset,
+        size,
+        rt,
+        sign_extend: choice.one_in(3),
+        wide: choice.one_in(2) || size == 8,
+    }
+}
+
+fn abort_esr(access: &Access, write: bool) -> u64 {
+    0x24 << 26
+        | 1 << 24
+        | u64::from(access.size.trailing_zeros()) << 22
+        | u64::from(access.sign_extend) << 21
+        | u64::from(access.rt & 0x1f) << 16
+        | u64::from(access.wide) << 15
+        | u64::from(write) << 6
+}
+
+/// What a load leaves in its register.
+fn loaded(access: &Access, bytes: &[u8]) -> u64 {
+    if access.rt == 31 {
+        return 0;
+    }
+    let negative = access.sign_extend && bytes.last().is_some_and(|top| top >> 7 == 1);
+    let mut word = if negative { [0xff; 8] } else { [0; 8] };
+    word[..bytes.len()].copy_from_slice(bytes);
+    let value = u64::from_le_bytes(word);
+    if access.wide { value } else { value & 0xffff_ffff }
+}
+
+fn machine_op(op: &GuestOp) -> Op {
+    match op {
+        GuestOp::Smc(regs) => Op::Smc(**regs),
+        GuestOp::Load(access) => Op::Load(*access),
+        GuestOp::Store(access, value) => Op::Store(*access, *value),
+        GuestOp::Write(ipa, bytes) => Op::WriteBytes { ipa: *ipa, bytes: bytes.clone() },
+        GuestOp::Fetch(ipa) => Op::Fetch(*ipa),
+        GuestOp::Wait { event: false, timeout: None } => Op::Wfi,
+        GuestOp::Wait { event: true, timeout: None } => Op::Wfe,
+        GuestOp::Wait { event: false, timeout: Some(deadline) } => Op::Wfit(*deadline),
+        GuestOp::Wait { event: true, timeout: Some(deadline) } => Op::Wfet(*deadline),
+    }
+}
+
+/// MPIDR_EL1 of the REC with this index, without bit 31.
+pub fn mpidr_of(index: u64) -> u64 {
+    (index & 0xf) | (index >> 4 & 0xff) << 8 | (index >> 12 & 0xff) << 16 | (index >> 20 & 0xff) << 32
+}
