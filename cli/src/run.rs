@@ -101,33 +101,25 @@ pub fn run(options: &Options) -> Result {
     let statistics = recorder.finish();
 
     let findings = std::mem::take(&mut *findings.lock().unwrap_or_else(PoisonError::into_inner));
-    let token = Token::decode(&life.token)
-        .map_err(|error| Failure::Failed(format!("the realm's attestation token: {error}")));
-    let outcome =
-        Outcome { predicted, findings, statistics, console: life.console, log: machine.log().take() };
-    // What the realm found says more than that it has no token.
-    let token = match outcome.problems() {
-        problems if problems.is_empty() => token?,
-        problems => return Err(Failure::Failed(problems.join("; "))),
-    };
-    if let Some(path) = &options.token {
-        std::fs::write(path, &life.token).map_err(Failure::in_file(path))?;
-    }
     let key = PublicKey::parse(realm_machine::el3::keys::platform_public_key_pem().as_bytes());
     let key = key.map_err(Failure::failed)?;
-    let verified = verify(
-        &token,
-        &Expectations {
-            platform_key: &key,
-            secured: true,
-            rim: Some(predicted.as_bytes()),
-            rpv: Some(&rpv),
-            challenge: Some(&challenge),
-        },
-    );
-    let report =
-        Report::new(&outcome, &guest, options.realm.hash(), options.token.as_deref(), &token, &verified);
-    options.json.write(&report, &report.explain(&token, &verified))?;
+    let expectations = Expectations {
+        platform_key: &key,
+        secured: true,
+        rim: Some(predicted.as_bytes()),
+        rpv: Some(&rpv),
+        challenge: Some(&challenge),
+    };
+    let token = Token::decode(&life.token).map(|token| (verify(&token, &expectations), token));
+    let mut saved = None;
+    if let (Some(path), Ok(_)) = (&options.token, &token) {
+        std::fs::write(path, &life.token).map_err(Failure::in_file(path))?;
+        saved = Some(path.as_path());
+    }
+    let outcome =
+        Outcome { predicted, findings, statistics, console: life.console, log: machine.log().take(), token };
+    let report = Report::new(&outcome, &guest, options.realm.hash(), saved);
+    options.json.write(&report, &report.explain(&outcome))?;
     report.verdict()
 }
 

@@ -6,7 +6,7 @@ use crate::realm_options::hash_name;
 use crate::{Failure, Result, output};
 use realm_abi::rmi::HashAlgorithm;
 use realm_attest::Measurement;
-use realm_attest::token::{self, Check, Token};
+use realm_attest::token::{Check, Report as Verified, Token, TokenError};
 use realm_machine::log::Event;
 use realm_vmm::Guest;
 use serde::Serialize;
@@ -26,20 +26,36 @@ pub struct Outcome {
     pub console: Vec<u8>,
     /// What went wrong on the machine.
     pub log: Vec<Event>,
+    /// The attestation token and what verifying it found.
+    pub token: std::result::Result<(Verified, Token), TokenError>,
 }
 
 impl Outcome {
-    /// Why the run failed, apart from measurement and token.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<String> =
-            self.findings.error.iter().map(|error| format!("in the realm: {error}")).collect();
-        problems.extend(self.log.iter().map(ToString::to_string));
+    /// Why the run failed: nothing, if it did not.
+    fn problems(&self) -> Vec<String> {
+        if let Some(error) = &self.findings.error {
+            // What follows from it need not be said.
+            return vec![format!("in the realm: {error}")];
+        }
+        let mut problems: Vec<String> = self.log.iter().map(ToString::to_string).collect();
         let granules = &self.statistics.total;
         if granules.delegated != granules.undelegated || granules.leaked != 0 {
             problems.push(format!(
                 "{} granules were delegated, {} came back, {} are lost",
                 granules.delegated, granules.undelegated, granules.leaked
             ));
+        }
+        if self.findings.rim != self.predicted.as_bytes() {
+            problems.push("the measured RIM is not the predicted one".into());
+        }
+        match &self.token {
+            Err(error) => problems.push(format!("the realm's attestation token: {error}")),
+            Ok((verified, _)) => {
+                let failed = verified.checks.iter().filter(|check| !check.ok);
+                problems.extend(failed.map(|Check { name, expected, found, .. }| {
+                    format!("{name} of the token: expected {expected}, found {found}")
+                }));
+            }
         }
         problems
     }
@@ -64,6 +80,7 @@ pub struct Report<'a> {
     realm: &'a [String],
     checks: &'a [Check],
     ok: bool,
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -74,32 +91,22 @@ struct Granules {
 }
 
 impl<'a> Report<'a> {
-    /// The report of a run without problems.
-    pub fn new(
-        outcome: &'a Outcome,
-        guest: &Guest,
-        hash: HashAlgorithm,
-        saved: Option<&Path>,
-        token: &Token,
-        verified: &'a token::Report,
-    ) -> Self {
-        let statistics = &outcome.statistics;
-        let rim = hex::encode(&outcome.findings.rim);
-        let predicted_rim = outcome.predicted.to_hex();
-        let token_rim = hex::encode(&token.realm_claims.initial_measurement);
+    /// The report of a realm's life; `saved` is where its token is.
+    pub fn new(outcome: &'a Outcome, guest: &Guest, hash: HashAlgorithm, saved: Option<&Path>) -> Self {
+        let total = &outcome.statistics.total;
+        let problems = outcome.problems();
         Self {
-            ok: verified.ok && rim == predicted_rim && rim == token_rim,
-            rim,
-            predicted_rim,
+            rim: hex::encode(&outcome.findings.rim),
+            predicted_rim: outcome.predicted.to_hex(),
             hash: hash_name(hash),
-            rmi_calls: &statistics.total.rmi_calls,
+            rmi_calls: &total.rmi_calls,
             granules: Granules {
-                delegated: statistics.total.delegated,
-                undelegated: statistics.total.undelegated,
-                leaked: statistics.total.leaked,
+                delegated: total.delegated,
+                undelegated: total.undelegated,
+                leaked: total.leaked,
             },
-            exits: &statistics.total.exits,
-            steps: &statistics.steps,
+            exits: &total.exits,
+            steps: &outcome.statistics.steps,
             token: saved.map(|path| path.display().to_string()),
             machine: "hosted",
             cpus: guest.layout.cpus,
@@ -107,43 +114,33 @@ impl<'a> Report<'a> {
             ipa_bits: guest.layout.ipa_bits,
             console: String::from_utf8_lossy(&outcome.console).into_owned(),
             realm: &outcome.findings.lines,
-            checks: &verified.checks,
+            checks: outcome.token.as_ref().map_or(&[], |(verified, _)| &verified.checks),
+            ok: problems.is_empty(),
+            problems,
         }
     }
 
-    /// Success only if what was measured is what was predicted, and the token holds.
+    /// Success only if nothing went wrong, what was measured is what was predicted, and the token holds.
     pub fn verdict(&self) -> Result {
-        if self.rim != self.predicted_rim {
-            return Err(Failure::Failed("the measured RIM is not the predicted one".into()));
-        }
-        match self.checks.iter().find(|check| !check.ok) {
-            Some(check) => Err(Failure::Failed(format!(
-                "{}: expected {}, found {}",
-                check.name, check.expected, check.found
-            ))),
-            None if !self.ok => {
-                Err(Failure::Failed("the token has another RIM than the realm was told".into()))
-            }
-            None => Ok(()),
-        }
+        if self.ok { Ok(()) } else { Err(Failure::Failed(self.problems.join("; "))) }
     }
 
     /// The report for a person.
-    pub fn explain(&self, token: &Token, verified: &token::Report) -> String {
+    pub fn explain(&self, outcome: &Outcome) -> String {
         let mut text = format!(
-            "A realm with {} CPUs, {} of memory and {} IPA bits on the {} machine\n\n",
+            "A realm with {} CPU{}, {} of memory and {} IPA bits on the {} machine\n\n",
             self.cpus,
+            if self.cpus == 1 { "" } else { "s" },
             output::bytes(self.memory),
             self.ipa_bits,
             self.machine
         );
         text.push_str(&self.step_table());
-        let commands: Vec<String> =
-            self.rmi_calls.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        let exits: Vec<String> =
-            self.exits.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        let _ = writeln!(text, "\nRMI calls:  {}", commands.join(", "));
-        let _ = writeln!(text, "REC exits:  {}", exits.join(", "));
+        let list = |counts: &BTreeMap<&str, u64>| {
+            counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        let _ = writeln!(text, "\nRMI calls: {}", list(self.rmi_calls));
+        let _ = writeln!(text, "REC exits: {}", list(self.exits));
         let _ = writeln!(text, "\nIn the realm:");
         for line in self.realm {
             let _ = writeln!(text, "  {line}");
@@ -154,13 +151,10 @@ impl<'a> Report<'a> {
         let verdict = if self.rim == self.predicted_rim { "the same" } else { "DIFFERENT" };
         let _ = writeln!(text, "\nInitial measurement ({}), {verdict}:", self.hash);
         let _ = writeln!(text, "  measured   {}\n  predicted  {}\n", self.rim, self.predicted_rim);
-        let _ = write!(text, "{token}");
-        let failed: Vec<&str> =
-            verified.checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
-        let _ = match failed.as_slice() {
-            [] => writeln!(text, "Token verified: {} checks hold", verified.checks.len()),
-            failed => writeln!(text, "Token NOT verified: {}", failed.join(", ")),
-        };
+        if let Ok((verified, token)) = &outcome.token {
+            let held = verified.checks.iter().filter(|check| check.ok).count();
+            let _ = writeln!(text, "{token}\nToken: {held} of {} checks hold", verified.checks.len());
+        }
         if let Some(path) = &self.token {
             let _ = writeln!(text, "Token saved to {path}");
         }
@@ -191,5 +185,48 @@ impl<'a> Report<'a> {
             format!("{seconds:.3} s"),
         ]);
         output::table(&["step", "RMI calls", "granules", "memory", "time"], &[1, 2, 3, 4], &rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::steps::Counters;
+
+    fn outcome() -> Outcome {
+        let predicted = Measurement::of(HashAlgorithm::SHA_256, b"realm").unwrap();
+        Outcome {
+            predicted,
+            findings: Findings { lines: Vec::new(), rim: predicted.as_bytes().into(), error: None },
+            statistics: Statistics { steps: Vec::new(), total: Counters::default() },
+            console: Vec::new(),
+            log: Vec::new(),
+            token: Err(TokenError::TooLarge(1)),
+        }
+    }
+
+    #[test]
+    fn everything_that_went_wrong_is_told() {
+        let mut outcome = outcome();
+        outcome.findings.rim.clear();
+        outcome.log.push(Event::HostWarning("odd".into()));
+        outcome.statistics.total =
+            Counters { delegated: 3, undelegated: 1, leaked: 1, ..Counters::default() };
+        assert_eq!(
+            outcome.problems(),
+            [
+                "host warning: odd",
+                "3 granules were delegated, 1 came back, 1 are lost",
+                "the measured RIM is not the predicted one",
+                "the realm's attestation token: 1 bytes: a token has at most 65536",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_realms_own_complaint_comes_alone() {
+        let mut outcome = outcome();
+        outcome.findings.error = Some("no device tree".into());
+        assert_eq!(outcome.problems(), ["in the realm: no device tree"]);
     }
 }
