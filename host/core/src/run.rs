@@ -94,7 +94,7 @@ impl<H: Host> Vcpu<H> {
                 self.commit_ripas(state, user)?;
                 continue;
             }
-            if !self.enter(state)? {
+            if !self.enter(state, user)? {
                 continue;
             }
             match self.handle_exit(state, user)? {
@@ -124,7 +124,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// Enters the REC once; `false` if somebody asked to look around before it came to that.
-    fn enter(&self, state: &mut State) -> Result<bool, Errno> {
+    fn enter(&self, state: &mut State, user: &impl UserMemory) -> Result<bool, Errno> {
         let (Some(rec), Some(irqchip)) = (&state.rec, &state.irqchip) else { return Err(Errno::EPERM) };
         let (rec_pa, run_pa) = (rec.pa(), rec.run_pa());
         let vm = self.vm();
@@ -135,8 +135,8 @@ impl<H: Host> Vcpu<H> {
 
         vm.host().vcpu_load(self.number());
         self.set_in_realm(true);
-        // From here on a kick reaches the thread in the realm; one that came before is in the flag.
-        let look_around = self.is_kicked() || vm.is_dead() || vm.is_off();
+        // From here on a kick, also that of a signal, reaches the thread in the realm; what came before is found here.
+        let look_around = self.is_kicked() || vm.is_dead() || vm.is_off() || user.interrupted();
         let entered = (!look_around).then(|| vm.device().rmm().rmi().rec_enter(rec_pa, run_pa));
         self.set_in_realm(false);
         vm.host().vcpu_put(self.number());

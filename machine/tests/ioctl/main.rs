@@ -1,0 +1,5 @@
+//! The Host core's ioctls as a process meets them: the real Host core over the real RMM core.
+
+mod errors;
+mod run;
+mod vmm;

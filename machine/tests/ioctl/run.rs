@@ -1,0 +1,358 @@
+//! What KVM_RUN does for a running realm.
+
+use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, Vmm, boot};
+use realm_abi::Errno;
+use realm_abi::kvm::{
+    ExitReason, IrqLevel, IrqLine, MEMORY_FAULT_PRIVATE, MpState, SystemEvent, VcpuEvents, numbers,
+};
+use realm_abi::psci::{PsciCall, PsciStatus};
+use realm_abi::rmi::Ripas;
+use realm_abi::rsi::{RsiCall, RsiStatus};
+use realm_machine::sysregs::ICC_SGI1R_EL1;
+use realm_machine::{Guest, Process};
+use realm_vmm::System;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// An address no slot covers.
+const DEVICE: u64 = 0x0100_0000;
+/// RSI_IPA_STATE_SET: what the Host destroyed may be changed too.
+const CHANGE_DESTROYED: u64 = 1;
+
+fn active(vcpus: u32, body: impl Fn(&mut Guest) + Send + Sync + 'static) -> Vmm {
+    let machine = boot();
+    machine.set_guest(body);
+    Vmm::at(&machine, Stage::Active, vcpus)
+}
+
+/// Runs a vCPU until the realm switches itself off, converting memory as it asks for.
+fn run_to_the_end(vmm: &Vmm, vcpu: usize) {
+    loop {
+        match vmm.run(vcpu) {
+            Ok(_) => return assert_end(vmm, vcpu),
+            Err(Errno::EFAULT) => convert(vmm, vcpu),
+            Err(Errno::EAGAIN) => thread::yield_now(),
+            Err(errno) => panic!("KVM_RUN of vCPU {vcpu}: {errno}"),
+        }
+    }
+}
+
+fn assert_end(vmm: &Vmm, vcpu: usize) {
+    let exit = vmm.exit(vcpu);
+    match exit.exit_reason {
+        ExitReason::SHUTDOWN => {}
+        ExitReason::SYSTEM_EVENT => assert_eq!(exit.system_event().event, SystemEvent::SHUTDOWN),
+        other => panic!("vCPU {vcpu} ended with {other}"),
+    }
+}
+
+fn convert(vmm: &Vmm, vcpu: usize) {
+    let exit = vmm.exit(vcpu);
+    assert_eq!(exit.exit_reason, ExitReason::MEMORY_FAULT);
+    let fault = exit.memory_fault();
+    vmm.set_private(fault.gpa, fault.size, fault.flags == MEMORY_FAULT_PRIVATE).expect("the conversion");
+}
+
+/// Shares or takes back a page.
+fn set_ripas(guest: &mut Guest, base: u64, top: u64, ripas: Ripas) {
+    let mut at = base;
+    while at < top {
+        let call = RsiCall::IpaStateSet { base: at, top, ripas: u64::from(ripas.0), flags: CHANGE_DESTROYED };
+        let (status, [reached, response, ..]) = guest.rsi(&call);
+        assert_eq!((status, response), (RsiStatus::SUCCESS, 0));
+        at = reached;
+    }
+}
+
+#[test]
+fn a_realm_reads_its_image_and_touches_new_memory() {
+    let vmm = active(1, |guest| {
+        assert_eq!(guest.read_bytes(RAM, 48).expect("the image")[..48], [[0; 16], [1; 16], [2; 16]].concat());
+        let fresh = RAM + RAM_SIZE - PAGE;
+        guest.write::<u64>(fresh, 0x1234).expect("new memory");
+        assert_eq!(guest.read::<u64>(fresh), Ok(0x1234));
+        guest.exec(RAM + IMAGE_SIZE + PAGE).expect("a fetch from memory nobody touched");
+    });
+    run_to_the_end(&vmm, 0);
+    let exits = vmm.device.statistics().exits;
+    assert!(exits.by_reason().any(|(reason, count)| reason == "SYNC" && count >= 2));
+    vmm.end();
+}
+
+#[test]
+fn a_device_access_goes_to_the_vmm_and_back() {
+    let vmm = active(1, |guest| {
+        guest.write::<u16>(SHARED + DEVICE + 2, 0xbeef).expect("a device write");
+        assert_eq!(guest.read::<u32>(SHARED + DEVICE + 4), Ok(0x0bad_cafe));
+        let abort = guest.read::<u8>(SHARED + DEVICE).expect_err("the VMM answers with an abort");
+        assert_eq!(abort.esr & 0x3f, 0x10);
+        // LDP: a data abort without a syndrome, which nobody can emulate.
+        let abort = guest.read_bytes(SHARED + DEVICE, 16).expect_err("the Host answers with an abort");
+        assert_eq!(abort.esr & 0x3f, 0x10);
+    });
+    assert_eq!(vmm.run(0), Ok(0));
+    let exit = vmm.exit(0);
+    let mmio = exit.mmio();
+    assert_eq!(
+        (exit.exit_reason, mmio.phys_addr, mmio.len, mmio.is_write),
+        (ExitReason::MMIO, DEVICE + 2, 2, 1)
+    );
+    assert_eq!(mmio.data[..2], [0xef, 0xbe]);
+    assert_eq!(vmm.run(0), Ok(0));
+    let mmio = vmm.exit(0).mmio();
+    assert_eq!((mmio.phys_addr, mmio.len, mmio.is_write), (DEVICE + 4, 4, 0));
+    // More than was asked for does not reach the realm.
+    vmm.answer_mmio(0, 0xffff_ffff_0bad_cafe);
+    assert_eq!(vmm.run(0), Ok(0));
+    assert_eq!(vmm.exit(0).mmio().phys_addr, DEVICE);
+    let abort = VcpuEvents { ext_dabt_pending: 1, ..VcpuEvents::default() };
+    vmm.with(vmm.vcpus[0], numbers::SET_VCPU_EVENTS, &abort).expect("an abort instead of a value");
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_shared_page_is_the_processs_and_a_private_one_is_not() {
+    let page = RAM + (4 << 20);
+    let vmm = active(1, move |guest| {
+        guest.write::<u64>(page, 0x5ec2e7).expect("private");
+        set_ripas(guest, page, page + PAGE, Ripas::EMPTY);
+        assert_eq!(guest.read::<u64>(SHARED + page), Ok(0), "what was private is not shared");
+        guest.write::<u64>(SHARED + page, 0x0be1).expect("shared");
+        set_ripas(guest, page, page + PAGE, Ripas::RAM);
+        assert_eq!(guest.read::<u64>(page), Ok(0), "what was shared is not private");
+    });
+    run_to_the_end(&vmm, 0);
+    let mut shared = [0; 8];
+    vmm.process.read(vmm.ram + (4 << 20), &mut shared).expect("the shared side");
+    assert_eq!(u64::from_le_bytes(shared), 0x0be1);
+    vmm.end();
+}
+
+#[test]
+fn an_access_that_disagrees_with_the_attribute_returns_to_the_vmm() {
+    let page = RAM + (4 << 20);
+    let vmm = active(1, move |guest| {
+        guest.read::<u64>(SHARED + page).expect("shared after the conversion");
+        guest.read::<u64>(page + PAGE).expect("private after the conversion");
+    });
+    vmm.set_private(page + PAGE, PAGE, false).expect("shared");
+    let fault = |private| {
+        (ExitReason::MEMORY_FAULT, page + if private { PAGE } else { 0 }, PAGE, u64::from(private) << 3)
+    };
+    for private in [false, true] {
+        assert_eq!(vmm.run(0), Err(Errno::EFAULT));
+        let exit = vmm.exit(0);
+        let memory = exit.memory_fault();
+        assert_eq!((exit.exit_reason, memory.gpa, memory.size, memory.flags), fault(private));
+        convert(&vmm, 0);
+    }
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn memory_the_process_gives_up_is_not_reached_any_more() {
+    let page = RAM + (4 << 20);
+    let vmm = active(1, move |guest| {
+        guest.write::<u64>(SHARED + page, 1).expect("shared");
+        guest.read::<u8>(SHARED + DEVICE).expect("the VMM drops the page here");
+        assert_eq!(guest.read::<u64>(SHARED + page), Ok(0), "a new page");
+    });
+    vmm.set_private(page, PAGE, false).expect("shared");
+    assert_eq!(vmm.run(0), Ok(0));
+    vmm.process.discard(vmm.ram + (4 << 20), PAGE).expect("the page is dropped");
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_ripas_change_outside_the_protected_half_never_reaches_the_vmm() {
+    let vmm = active(1, |guest| {
+        let call = RsiCall::IpaStateSet {
+            base: SHARED,
+            top: SHARED + PAGE,
+            ripas: u64::from(Ripas::RAM.0),
+            flags: CHANGE_DESTROYED,
+        };
+        assert_eq!(guest.rsi(&call).0, RsiStatus::ERROR_INPUT);
+    });
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_host_call_is_answered() {
+    let vmm = active(1, |guest| {
+        let buffer = RAM + PAGE;
+        let mut call = [0; 256];
+        call[8..16].copy_from_slice(&0x8600_0001_u64.to_le_bytes());
+        call[16..24].copy_from_slice(&77_u64.to_le_bytes());
+        call[48..56].copy_from_slice(&99_u64.to_le_bytes());
+        guest.write_bytes(buffer, &call).expect("the call");
+        assert_eq!(guest.rsi(&RsiCall::HostCall { addr: buffer }).0, RsiStatus::SUCCESS);
+        assert_eq!(guest.read::<u64>(buffer + 8), Ok(u64::MAX), "an unknown function is not supported");
+        assert_eq!(guest.read::<u64>(buffer + 16), Ok(0));
+        assert_eq!(guest.read::<u64>(buffer + 48), Ok(99), "X5 is the realm's");
+    });
+    run_to_the_end(&vmm, 0);
+    assert!(vmm.device.statistics().exits.by_reason().any(|exit| exit == ("HOST_CALL", 1)));
+    vmm.end();
+}
+
+#[test]
+fn an_sgi_wakes_a_vcpu_that_waits() {
+    static ARRIVED: AtomicBool = AtomicBool::new(false);
+    let vmm = active(2, |guest| {
+        if guest.mpidr() == 1 {
+            ARRIVED.store(true, Ordering::SeqCst);
+            guest.wfi();
+            return;
+        }
+        let call = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point: RAM, context_id: 7 };
+        assert_eq!(guest.psci(&call), PsciStatus::SUCCESS);
+        assert_eq!(guest.psci(&call), PsciStatus::ALREADY_ON);
+        guest.spin_until(|| ARRIVED.load(Ordering::SeqCst));
+        guest.msr(ICC_SGI1R_EL1, 1 << 1).expect("an SGI to vCPU 1");
+        let info = PsciCall::AffinityInfo { smc64: true, target_affinity: 1, lowest_affinity_level: 0 };
+        while guest.psci(&info) == PsciStatus(0) {}
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| run_to_the_end(&vmm, 1));
+        run_to_the_end(&vmm, 0);
+    });
+    assert_eq!(vmm.power(1), MpState::STOPPED);
+    vmm.end();
+}
+
+#[test]
+fn a_sleeping_vcpu_wakes_with_its_timer() {
+    let vmm = active(1, |guest| {
+        // The clock of this machine stands still until somebody sleeps.
+        guest.arm_virtual_timer(1 << 40);
+        guest.wfi();
+    });
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_line_from_the_vmm_wakes_a_vcpu() {
+    static WAITING: AtomicBool = AtomicBool::new(false);
+    let vmm = active(1, |guest| {
+        WAITING.store(true, Ordering::SeqCst);
+        guest.wfi();
+    });
+    thread::scope(|scope| {
+        let runner = scope.spawn(|| run_to_the_end(&vmm, 0));
+        while !WAITING.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        let line = IrqLevel { irq: IrqLine::spi(33).0, level: 1 };
+        vmm.with(vmm.vm, numbers::IRQ_LINE, &line).expect("the line rises");
+        runner.join().expect("the vCPU ends");
+    });
+    vmm.end();
+}
+
+#[test]
+fn the_gic_is_emulated_in_the_kernel() {
+    let vmm = active(1, |guest| {
+        guest.write::<u32>(SHARED + DIST, 2).expect("the distributor");
+        guest.read::<u32>(SHARED + DIST).expect("the distributor");
+    });
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_signal_interrupts_a_realm_that_runs_and_one_that_sleeps() {
+    for sleeps in [false, true] {
+        let vmm = active(1, move |guest| if sleeps { guest.wfi() } else { guest.spin_until_interrupted() });
+        thread::scope(|scope| {
+            let runner = scope.spawn(|| vmm.run(0));
+            while vmm.device.statistics().ledger.calls().all(|(name, _)| name != "RMI_REC_ENTER") {
+                thread::yield_now();
+            }
+            vmm.process.kick(vmm.vcpus[0]);
+            assert_eq!(runner.join().expect("the thread ends"), Err(Errno::EINTR));
+        });
+        assert_eq!(vmm.exit(0).exit_reason, ExitReason::INTR);
+        run_or_leave(&vmm, sleeps);
+        vmm.end();
+    }
+}
+
+/// A realm in WFI stays there; the other has taken its interrupt.
+fn run_or_leave(vmm: &Vmm, sleeps: bool) {
+    if !sleeps {
+        run_to_the_end(vmm, 0);
+    }
+}
+
+#[test]
+fn immediate_exit_returns_before_the_realm_is_entered() {
+    let vmm = active(1, |_| {});
+    vmm.process.write(vmm.runs[0] + 1, &[1]).expect("the run page");
+    assert_eq!(vmm.run(0), Err(Errno::EINTR));
+    assert_eq!(vmm.device.statistics().exits.total(), 0);
+    vmm.process.write(vmm.runs[0] + 1, &[0]).expect("the run page");
+    run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_process_that_dies_while_its_vcpus_run_loses_nothing() {
+    let machine = boot();
+    machine.set_guest(|guest| {
+        let call = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point: RAM, context_id: 0 };
+        if guest.mpidr() == 0 {
+            assert_eq!(guest.psci(&call), PsciStatus::SUCCESS);
+        }
+        for page in (0..RAM_SIZE).step_by(PAGE as usize).cycle() {
+            guest.write(RAM + page, page).expect("RAM");
+        }
+    });
+    let vmm = Vmm::at(&machine, Stage::Active, 3);
+    thread::scope(|scope| {
+        let runners: Vec<_> = (0..3)
+            .map(|vcpu| {
+                scope.spawn({
+                    let vmm = &vmm;
+                    move || vmm.run(vcpu)
+                })
+            })
+            .collect();
+        while vmm.device.statistics().exits.total() < 6 {
+            thread::yield_now();
+        }
+        Process::exit(&vmm.process);
+        for runner in runners {
+            let result = runner.join().expect("the thread ends");
+            assert!(matches!(result, Err(Errno::EIO | Errno::EINTR | Errno::EBADF)), "{result:?}");
+        }
+    });
+    vmm.end();
+}
+
+#[test]
+fn the_end_of_the_realm_reaches_every_vcpu() {
+    let vmm = active(3, |guest| {
+        if guest.mpidr() == 0 {
+            let call = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point: RAM, context_id: 0 };
+            assert_eq!(guest.psci(&call), PsciStatus::SUCCESS);
+        } else {
+            guest.wfi();
+        }
+    });
+    thread::scope(|scope| {
+        for vcpu in 0..3 {
+            let vmm = &vmm;
+            scope.spawn(move || run_to_the_end(vmm, vcpu));
+        }
+    });
+    // And for ever.
+    assert_eq!(vmm.run(2), Ok(0));
+    assert_eq!(vmm.exit(2).exit_reason, ExitReason::SHUTDOWN);
+    vmm.end();
+}
