@@ -138,6 +138,7 @@ fn a_table_that_exists_already_costs_no_granule() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_fault_in_untouched_memory_maps_and_folds_its_whole_block() {
     for shift in [12, 14, 16] {
         let vm = Vm::active(shift);
@@ -151,6 +152,7 @@ fn a_fault_in_untouched_memory_maps_and_folds_its_whole_block() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
     let granule = |ipa| Ok(Fault::Mapped { base: ipa, size: 0x1000 });
     // Not active.
@@ -179,6 +181,7 @@ fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn the_granule_that_completes_a_block_folds_it() {
     let vm = Vm::active(12);
     for page in (0..512).rev() {
@@ -203,6 +206,7 @@ fn a_block_that_fails_in_the_middle_keeps_what_is_mapped() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn taking_part_of_a_block_splits_it() {
     let vm = Vm::active(12);
     vm.realm.fault_private(&vm.ram(), RAM).unwrap();
@@ -220,6 +224,7 @@ fn taking_part_of_a_block_splits_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_block_that_is_taken_whole_leaves_no_table() {
     let vm = Vm::active(12);
     vm.realm.fault_private(&vm.ram(), RAM).unwrap();
@@ -265,6 +270,7 @@ fn host_pages_larger_than_a_granule_are_shared_whole() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
     let vm = Vm::active(12);
     let pa = 0x9_0000_0000;
@@ -394,6 +400,7 @@ fn an_rmm_that_makes_no_progress_ends_the_walk() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn memory_is_freed_when_a_hole_is_punched_and_not_before_it_is_unmapped() {
     for shift in [12, 14, 16] {
         let vm = Vm::active(shift);
