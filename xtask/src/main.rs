@@ -1,6 +1,7 @@
 //! `cargo xtask`: the single door to this repository. It sets up what is missing, builds, runs, tests and measures.
 
 mod apt;
+mod bench;
 mod initrd;
 mod kernel;
 mod run;
@@ -27,6 +28,8 @@ enum Command {
     Run(run::Options),
     /// Everything that has to hold before a change lands.
     Test(test::Options),
+    /// Count instructions: every RMI command, and whole realm lives.
+    Bench(bench::Options),
     /// Run the unit tests of the cores under Miri (nightly).
     Miri,
     /// Run fuzz targets for a bounded time (nightly, cargo-fuzz).
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::setup(&options),
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::test(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Miri => test::miri(),
         Command::Fuzz(options) => test::fuzz(&options),
     };

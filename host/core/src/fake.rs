@@ -276,7 +276,16 @@ impl Host for FakeHost {
     fn free(&self, block: PageBlock) {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         let size = (block.pages as u64) * self.page_size();
-        assert_eq!(machine.blocks.remove(&block.pa), Some(block.pages), "freed as it was allocated");
+        let around = machine.blocks.range(..=block.pa).next_back().map(|(&pa, &pages)| (pa, pages));
+        let (base, pages) = around.expect("freed memory was allocated");
+        let before = usize::try_from((block.pa - base) / self.page_size()).expect("a number of pages");
+        let behind = pages.checked_sub(before + block.pages).expect("freed memory was allocated");
+        machine.blocks.remove(&base);
+        for (pa, pages) in [(base, before), (block.pa + size, behind)] {
+            if pages > 0 {
+                machine.blocks.insert(pa, pages);
+            }
+        }
         let held = machine.rmm.granules.range(block.pa..block.pa + size).next();
         assert!(held.is_none(), "freed memory the RMM holds: {held:?}");
         let gone: Vec<u64> = machine.contents.range(block.pa..block.pa + size).map(|(&pa, _)| pa).collect();

@@ -89,7 +89,8 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// `None` when there are none; large requests may fail where single pages succeed.
     fn alloc(&self, pages: usize) -> Option<PageBlock>;
 
-    /// Gives pages back. Every granule of them must be Non-secure.
+    /// Gives pages back: an allocation, or a part of one (a power of two of pages, aligned to its size) when another
+    /// part is lost. Every granule of them must be Non-secure.
     fn free(&self, block: PageBlock);
 
     /// Copies from a page the Host core owns or has pinned.

@@ -48,12 +48,24 @@ impl Pages {
         }
     }
 
-    /// Frees a block that was allocated whole.
+    /// Frees a block that was allocated, or an aligned part of one.
     pub fn free(&mut self, page: u64, order: u32) -> Result<(), NotAllocated> {
-        if self.out.get(&page) != Some(&order) {
+        let (&first, &whole) = self.out.range(..=page).next_back().ok_or(NotAllocated)?;
+        if order > whole || page + (1 << order) > first + (1 << whole) || !page.is_multiple_of(1 << order) {
             return Err(NotAllocated);
         }
-        self.out.remove(&page);
+        self.out.remove(&first);
+        // Halves without the part stay allocated.
+        let mut half = first;
+        for upper in (order..whole).rev() {
+            let middle = half + (1 << upper);
+            if page < middle {
+                self.out.insert(middle, upper);
+            } else {
+                self.out.insert(half, upper);
+                half = middle;
+            }
+        }
         let (mut page, mut order) = (page, order as usize);
         while order + 1 < self.free.len() && self.free[order].remove(&(page ^ (1 << order))) {
             page &= !(1 << order);
@@ -88,13 +100,19 @@ mod tests {
         assert_eq!(pages.out(), 13);
         assert!(pages.is_out(b + 3) && !pages.is_out(a + 1));
         assert_eq!(pages.alloc(4), None, "24 pages hold no second aligned 16");
-        assert_eq!(pages.free(b + 1, 0), Err(NotAllocated));
+        assert_eq!(pages.free(b + 2, 2), Err(NotAllocated));
+        assert_eq!(pages.free(a + 1, 0), Err(NotAllocated));
         pages.split(b);
         for page in b..b + 4 {
             pages.free(page, 0).expect("a single page now");
         }
         pages.free(a, 0).expect("allocated");
-        pages.free(c, 3).expect("allocated");
+        pages.free(c + 2, 1).expect("a part of it");
+        assert_eq!(pages.free(c, 3), Err(NotAllocated), "not whole any more");
+        assert!(pages.is_out(c + 1) && !pages.is_out(c + 2) && pages.is_out(c + 4));
+        for (part, order) in [(c, 1), (c + 4, 2)] {
+            pages.free(part, order).expect("the rest of it");
+        }
         assert_eq!(pages.out(), 0);
         assert_eq!(pages.alloc(4), Some(0));
     }

@@ -247,3 +247,55 @@ impl Generation {
         self.as_mut_bytes().fill(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fakes::FakePlatform;
+    use zerocopy::FromZeros;
+
+    fn begun() -> (Attestation, Generation) {
+        let attestation = Attestation::new();
+        attestation.init(&FakePlatform::new(1)).unwrap();
+        let mut generation = Generation::new_zeroed();
+        let subject = Subject {
+            challenge: &[1; 64],
+            rpv: &[2; 64],
+            hash_algo: HashAlgorithm::SHA_256,
+            measurements: &[[3; 64]; 5],
+        };
+        let len = attestation.begin(&mut generation, &subject).unwrap();
+        assert_eq!(attestation.rest(&generation).map(<[u8]>::len).iter().sum::<usize>(), len);
+        (attestation, generation)
+    }
+
+    #[test]
+    fn nothing_of_the_nonce_is_left_once_the_signature_is_made() {
+        let (attestation, mut generation) = begun();
+        assert_eq!(attestation.sign(&mut generation, || true), Ok(Progress::Interrupted));
+        assert!(generation.signing.as_bytes().iter().any(|byte| *byte != 0));
+        assert_eq!(attestation.sign(&mut generation, || false), Ok(Progress::Done));
+        assert!(generation.signing.as_bytes().iter().all(|byte| *byte == 0));
+        assert_eq!(attestation.sign(&mut generation, || true), Ok(Progress::Done), "it stays signed");
+    }
+
+    #[test]
+    fn a_generation_that_fails_is_over() {
+        let (_, mut generation) = begun();
+        assert_eq!(Attestation::new().sign(&mut generation, || false), Err(Unavailable));
+        assert!(!generation.in_progress());
+        assert!(generation.as_bytes().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_key_is_fetched_once_and_not_shown() {
+        extern crate std;
+        let attestation = Attestation::new();
+        let platform = FakePlatform::new(1);
+        assert_eq!(std::format!("{attestation:?}"), "Attestation(false)");
+        for _ in 0..2 {
+            assert_eq!(attestation.init(&platform), Ok(()));
+        }
+        assert_eq!(std::format!("{attestation:?}"), "Attestation(true)");
+    }
+}

@@ -15,7 +15,7 @@ const SPECIAL_IDS: u64 = 1020;
 /// First LPI.
 const FIRST_LPI: u64 = 8192;
 
-/// The fields of ICH_LR<n>_EL2.
+/// The fields of an ICH_LR register.
 #[derive(Clone, Copy)]
 struct ListRegister(u64);
 

@@ -9,7 +9,8 @@
 //! A granule that turns out to be in another state than the one asked for is released at once, before anything else is
 //! waited for: what the Host names wrongly takes no part in the order.
 //!
-//! A running REC is not locked; it is *running*, which [`GranuleGuard::refcount`] of its granule says.
+//! A running REC is not locked: the CPU that runs it works on a copy, and [`GranuleGuard::refcount`] of the granule says
+//! that it is *running*, which keeps others from changing it.
 
 use crate::Platform;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -37,7 +38,7 @@ impl Granule {
     }
 }
 
-/// A structure that begins a granule of its own. Implemented by [`granule_content!`].
+/// A structure that begins a granule of its own. Implemented by `granule_content!`.
 pub trait Content {
     /// The structure at the beginning of `granule`.
     fn of(granule: &mut Granule) -> &mut Self;
@@ -326,8 +327,8 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// Proof that the caller has a granule's content for itself: its lock, or that it is the CPU that runs a REC. Only this
-/// crate can make one, so a [`Platform`](crate::Platform) may rely on it for memory safety.
+/// Proof that the caller has a granule's content for itself: its lock. Only this crate can make one, so a
+/// [`Platform`] may rely on it for memory safety.
 pub trait Exclusive: sealed::Sealed {
     /// The granule's physical address.
     fn pa(&self) -> u64;

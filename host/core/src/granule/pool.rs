@@ -11,7 +11,7 @@ use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 /// largest host page.
 pub const MAX_RUN: usize = 16;
 
-/// A block of host pages split into granules.
+/// A host page split into granules.
 struct Block {
     memory: PageBlock,
     /// Bit n: granule n is here, not handed out.
@@ -80,10 +80,20 @@ impl<H: Host> GranulePool<H> {
         let per_page = 1_u32 << host.page_shift().saturating_sub(GRANULE_SHIFT).min(MAX_RUN.ilog2());
         let pages = usize::try_from(count.div_ceil(per_page)).ok()?;
         let memory = host.alloc(pages)?;
-        let mut block = Block { memory, here: 0, count: per_page.max(count) };
-        block.here = block.all();
-        let run = split(&mut block, 0, count);
-        self.blocks.lock().keep(block);
+        let page_size = u64::from(per_page) << GRANULE_SHIFT;
+        let mut run = Vec::new();
+        let mut left = count;
+        let mut pa = memory.pa;
+        // Each page by itself, so that a lost granule keeps no other page.
+        while left > 0 {
+            let mut block = Block { memory: PageBlock { pa, pages: 1 }, here: 0, count: per_page };
+            block.here = block.all();
+            let now = left.min(per_page);
+            run.append(&mut split(&mut block, 0, now));
+            self.blocks.lock().keep(block);
+            left = left.saturating_sub(now);
+            pa = pa.saturating_add(page_size);
+        }
         Some(run)
     }
 

@@ -99,24 +99,39 @@ impl Chunk {
         self.blocks.push((first, block));
     }
 
-    /// Takes out the allocations that lie in the cells `[first, last)` and are wholly the Host's.
+    /// Takes out the memory that lies in the cells `[first, last)` and is the Host's: whole allocations, and of one that
+    /// has lost granules the host pages without any.
     pub(crate) fn release(&mut self, first: usize, last: usize) -> Vec<PageBlock> {
         let mut freed = Vec::new();
-        let (cells, per_page) = (&mut self.cells, self.per_page);
         let mut kept = Vec::new();
         for (start, block) in core::mem::take(&mut self.blocks) {
-            let end = start.saturating_add(block.pages.saturating_mul(per_page));
-            let inside = start >= first && end <= last;
-            match cells.get_mut(start..end) {
-                Some(cells) if inside && cells.iter().all(|cell| matches!(cell, Cell::Host(_))) => {
-                    cells.fill_with(|| Cell::Absent);
-                    freed.push(block);
+            for (start, part) in self.parts(start, block) {
+                let end = start.saturating_add(part.pages.saturating_mul(self.per_page));
+                let inside = start >= first && end <= last;
+                match self.cells.get_mut(start..end) {
+                    Some(cells) if inside && cells.iter().all(|cell| matches!(cell, Cell::Host(_))) => {
+                        cells.fill_with(|| Cell::Absent);
+                        freed.push(part);
+                    }
+                    _ => kept.push((start, part)),
                 }
-                _ => kept.push((start, block)),
             }
         }
         self.blocks = kept;
         freed
+    }
+
+    /// An allocation with lost granules as its single host pages, so that only theirs stay; any other as it is.
+    fn parts(&self, start: usize, block: PageBlock) -> Vec<(usize, PageBlock)> {
+        let end = start.saturating_add(block.pages.saturating_mul(self.per_page));
+        let lost = |cell: &Cell| matches!(cell, Cell::Lost);
+        if !self.cells.get(start..end).is_some_and(|cells| cells.iter().any(lost)) {
+            return alloc::vec![(start, block)];
+        }
+        let page_size = GRANULE_SIZE.saturating_mul(self.per_page as u64);
+        let addresses = (block.pa..).step_by(usize::try_from(page_size).unwrap_or(usize::MAX));
+        let starts = (start..end).step_by(self.per_page.max(1));
+        starts.zip(addresses).map(|(start, pa)| (start, PageBlock { pa, pages: 1 })).collect()
     }
 
     /// Whether it has no memory.

@@ -97,7 +97,7 @@ pub(crate) fn set_ripas<P: Platform>(
 /// protected half.
 ///
 /// # Errors
-/// As [`walk`].
+/// As [`walk()`].
 pub(crate) fn common_ripas<P: Platform>(
     rmm: &Rmm<'_, P>,
     stage2: &Stage2,

@@ -220,3 +220,35 @@ fn a_ripas_change_is_shown_and_what_became_of_it_told() {
         assert_eq!(vm.content().ripas_change().top, 0, "entering closes the request");
     }
 }
+
+#[test]
+fn two_recs_of_a_realm_call_at_once_and_no_call_is_lost() {
+    const CALLS: usize = 100;
+    let entries = entries();
+    let w = World::new(&entries);
+    let mut other = 0;
+    let vm = Vm::with(&w, |_| (), |vm| other = vm.w.rec_with(vm.rd, 1, |_| ()));
+    // Whichever REC comes first takes the next piece of work.
+    for _ in 0..CALLS {
+        let work = [smc(&[MEASUREMENT_EXTEND, 1, 8, 7]), smc(&[REALM_CONFIG, 0]), irq()];
+        w.machine().runs.lock().unwrap().extend(work);
+    }
+    let other_run_ptr = w.fresh();
+    vm.put(&RecEnter::default());
+    w.machine().host_write(other_run_ptr, RecEnter::default().as_bytes());
+    std::thread::scope(|scope| {
+        for (rec, run_ptr) in [(vm.rec, vm.run_ptr), (other, other_run_ptr)] {
+            let w = &w;
+            scope.spawn(move || {
+                while !w.machine().runs.lock().unwrap().is_empty() {
+                    w.ok(RmiCommand::RecEnter { rec, run_ptr });
+                    w.ok(RmiCommand::RttReadEntry { rd: w.rec(rec).owner, ipa: 0, level: 3 });
+                }
+            });
+        }
+    });
+    let expected = (0..CALLS).fold([0; 64], |old, _| {
+        crate::measurement::hash(w.machine(), HashAlgorithm::SHA_256, &[&old[..32], &7_u64.to_le_bytes()])
+    });
+    assert_eq!(vm.call(&[MEASUREMENT_READ, 1])[1..9].as_bytes(), expected);
+}

@@ -1,0 +1,18 @@
+//! The EL3 monitor as pure logic: it owns the Granule Protection Table, switches worlds, serves the RMM over the
+//! RMM-EL3 interface and the Non-secure world over PSCI.
+//!
+//! The monitor trusts neither side: an address from a lower world is checked against the table before anything changes.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod gpt;
