@@ -15,14 +15,12 @@ use realm_machine::Process;
 use realm_machine::fault::Point;
 use realm_vmm::{Fd, RealmVm, System};
 use realmkit_fuzz::structured;
-use realmkit_fuzz::world::{GuestOp, Ipa, RAM, RAM_SIZE, SETTINGS, World, guest, system_off};
+use realmkit_fuzz::world::{
+    GuestOp, Ipa, RAM, RAM_SIZE, SETTINGS, World, guest, run_for_a_while, system_off,
+};
 use std::sync::Mutex;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 use zerocopy::IntoBytes;
 
-/// Longest a realm may run before its VMM stops it.
-const PATIENCE: Duration = Duration::from_millis(100);
 /// Where arguments of injected ioctls are, in a page of their own.
 const INNER: u64 = 0x800;
 
@@ -365,20 +363,6 @@ impl System for Meddler<'_> {
     }
 }
 
-/// Runs vCPU 0 until it ends, or patience does.
-fn run(vm: &RealmVm<'_, Meddler<'_>>) {
-    let (done, waiter) = channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if waiter.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                vm.stop();
-            }
-        });
-        let _ = vm.run_vcpu(0);
-        drop(done);
-    });
-}
-
 fuzz_target!(|data: &[u8]| {
     let Ok(input) = structured::<Input>(data) else { return };
     let world = World::default();
@@ -399,7 +383,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(plan.layout.ram.contains(RAM, RAM_SIZE));
     match RealmVm::build(&meddler, &plan, &SETTINGS, &mut ()) {
         Ok(vm) => {
-            run(&vm);
+            let _ = run_for_a_while(&vm);
             let _ = vm.destroy(&mut ());
         }
         Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),

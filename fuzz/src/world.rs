@@ -10,8 +10,10 @@ use realm_machine::config::ClockKind;
 use realm_machine::log::Event;
 use realm_machine::memory::Pas;
 use realm_machine::{Machine, MachineConfig, MachineHost, Process};
-use realm_vmm::{Guest, GuestConfig, RealmSettings};
+use realm_vmm::{Guest, GuestConfig, RealmSettings, RealmVm, Stop, System, VmError};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// First address of RAM.
 pub const RAM: u64 = realm_vmm::layout::RAM_BASE;
@@ -201,4 +203,22 @@ impl GuestOp {
 /// Turns the realm off.
 pub fn system_off(guest: &mut realm_machine::Guest) {
     let _ = guest.try_smc(&PsciCall::SystemOff.to_regs());
+}
+
+/// Longest a realm may run before its VMM stops it: it may wait for what nobody will do.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Runs vCPU 0 until it ends, or patience does.
+pub fn run_for_a_while<S: System>(vm: &RealmVm<'_, S>) -> Result<Stop, VmError> {
+    let (done, waiter) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if waiter.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                vm.stop();
+            }
+        });
+        let stop = vm.run_vcpu(0);
+        drop(done);
+        stop
+    })
 }
