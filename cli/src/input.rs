@@ -30,14 +30,10 @@ pub fn size(text: &str) -> std::result::Result<u64, String> {
 /// Bytes as hexadecimal digits.
 pub fn hex_bytes(text: &str) -> std::result::Result<Vec<u8>, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    match hex::decode(digits) {
-        Ok(bytes) if bytes.is_empty() => Err("no hexadecimal digits".into()),
-        Ok(bytes) => Ok(bytes),
-        Err(hex::FromHexError::OddLength) => {
-            Err(format!("{} hexadecimal digits: a byte has 2", digits.len()))
-        }
-        Err(_) => Err("not hexadecimal digits".into()),
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err("not hexadecimal digits".into());
     }
+    hex::decode(digits).map_err(|_| format!("{} hexadecimal digits: a byte has 2", digits.len()))
 }
 
 /// A measurement as hexadecimal digits: 32 or 64 bytes.

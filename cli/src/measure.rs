@@ -14,23 +14,26 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+const LAYOUT_HELP: &str = r#"A layout is a JSON file with the realm, and the steps that build it in the order of the calls:
+
+  {"ipa_bits": 33, "hash": "sha256", "lpa2": false, "sve_vl": null, "num_bps": 2, "num_wps": 2,
+   "pmu_num_ctrs": null, "steps": [
+    {"init_ripas": {"base": "0x80000000", "size": "0x10000000"}},
+    {"populate": {"ipa": "0x80000000", "file": "Image", "measured": true}},
+    {"rec": {"pc": "0x80000000", "gprs": ["0x8fe00000"], "runnable": true}}]}
+
+Numbers are integers or "0x..." strings; null means that a feature is off; sve_vl is the vector length
+in quadwords minus one. Files are looked for beside the layout and padded with zeros to whole pages of
+4 KiB. Tables are as our host code would have made them at that point."#;
+
 /// Compute the initial measurement (RIM) of a realm without running it.
 ///
 /// Give the options of `realm run`, and the RIM is the one that run will show. Or describe what another VMM does with
-/// --layout.
-///
-/// A layout is a JSON file: the realm, and the steps that build it in the order of the calls.
-///
-/// {"ipa_bits": 33, "hash": "sha256", "lpa2": false, "sve_vl": null, "num_bps": 2, "num_wps": 2, "pmu_num_ctrs": null,
-/// "steps": [{"init_ripas": {"base": "0x80000000", "size": "0x10000000"}},
-/// {"populate": {"ipa": "0x80000000", "file": "Image", "measured": true}},
-/// {"rec": {"pc": "0x80000000", "gprs": ["0x8fe00000"], "runnable": true}}]}
-///
-/// Numbers are integers or "0x..." strings; null means that a feature is off; files are looked for beside the layout and
-/// padded with zeros to whole pages of 4 KiB.
+/// --layout (see below).
 #[derive(clap::Args)]
 #[command(
-    override_usage = "realm measure --kernel <FILE> [OPTIONS]\n       realm measure --layout <FILE> [--json <FILE>]"
+    override_usage = "realm measure --kernel <FILE> [OPTIONS]\n       realm measure --layout <FILE> [--json <FILE>]",
+    after_long_help = LAYOUT_HELP
 )]
 pub struct Options {
     /// The kernel: an arm64 Linux Image.

@@ -72,8 +72,8 @@ impl RealmOptions {
 
     /// Reads the files and plans the realm's memory for a Host with 4 KiB pages.
     pub fn guest(&self, kernel: &Path) -> Result<Guest> {
-        let kernel_file = self.image(kernel)?;
-        let initrd_file = self.initrd.as_deref().map(|initrd| self.image(initrd)).transpose()?;
+        let kernel_file = image(kernel)?;
+        let initrd_file = self.initrd.as_deref().map(image).transpose()?;
         let config = GuestConfig {
             kernel: &kernel_file,
             initrd: initrd_file.as_deref(),
@@ -88,18 +88,16 @@ impl RealmOptions {
             other => Failure::bad_input(other),
         })
     }
+}
 
-    /// Reads a file that will be in the realm's memory, if it can be.
-    fn image(&self, path: &Path) -> Result<Vec<u8>> {
-        let (mut file, size) = input::open(path)?;
-        if size > self.memory || size > MAX_IMAGE {
-            let room = output::bytes(self.memory.min(MAX_IMAGE));
-            return Err(Failure::in_file(path)(format!(
-                "{size} bytes do not fit in the first {room} of memory"
-            )));
-        }
-        let mut bytes = Vec::with_capacity(size as usize);
-        file.by_ref().take(MAX_IMAGE).read_to_end(&mut bytes).map_err(Failure::in_file(path))?;
-        Ok(bytes)
+/// Reads a file that will be in the realm's memory, if it can be.
+fn image(path: &Path) -> Result<Vec<u8>> {
+    let (mut file, size) = input::open(path)?;
+    if size > MAX_IMAGE {
+        let room = output::bytes(MAX_IMAGE);
+        return Err(Failure::in_file(path)(format!("{size} bytes do not fit in the first {room} of memory")));
     }
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.by_ref().take(MAX_IMAGE).read_to_end(&mut bytes).map_err(Failure::in_file(path))?;
+    Ok(bytes)
 }

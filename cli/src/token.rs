@@ -22,7 +22,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct ShowOptions {
     /// The token, as CBOR; "-" for standard input.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "TOKEN")]
     token: PathBuf,
     #[command(flatten)]
     json: JsonOption,
@@ -34,7 +34,7 @@ pub struct ShowOptions {
 #[derive(Args)]
 pub struct VerifyOptions {
     /// The token, as CBOR; "-" for standard input.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "TOKEN")]
     token: PathBuf,
     /// The public key of the machine (IAK, ECDSA P-384) from a source you trust: PEM, DER, an uncompressed point in
     /// binary or hexadecimal, or a COSE_Key.

@@ -139,24 +139,29 @@ impl KernelImage {
     }
 }
 
-/// Bytes of the file that the section table of a PE file names; `None` if it is not readable as PE, a header cut off
-/// included: the caller's other checks decide then.
+/// Bytes of the file that the headers and the section table of a PE file name, which may be more than there are; `None` if
+/// there is no PE header where it should be.
 fn pe_file_size(file: &[u8]) -> Option<u64> {
     const COFF_SIZE: usize = 24;
     const SECTION_SIZE: usize = 40;
     let pe = u32_at(file, 60)? as usize;
-    if bytes(file, pe)? != *b"PE\0\0" {
+    let coff: [u8; COFF_SIZE] = match bytes(file, pe) {
+        Some(coff) => coff,
+        None => return Some((pe + COFF_SIZE) as u64),
+    };
+    if !coff.starts_with(b"PE\0\0") {
         return None;
     }
-    let sections = usize::from(u16_at(file, pe.checked_add(6)?)?);
-    let optional_size = usize::from(u16_at(file, pe.checked_add(20)?)?);
-    let table = pe.checked_add(COFF_SIZE + optional_size)?;
+    let sections = usize::from(u16_at(&coff, 6)?);
+    let optional_size = usize::from(u16_at(&coff, 20)?);
+    let table = pe + COFF_SIZE + optional_size;
     let mut end = (table + sections * SECTION_SIZE) as u64;
-    for index in 0..sections {
-        let section = table + index * SECTION_SIZE;
-        let size = u64::from(u32_at(file, section + 16)?);
-        let start = u64::from(u32_at(file, section + 20)?);
-        end = end.max(start + size);
+    for section in (0..sections).map(|index| table + index * SECTION_SIZE) {
+        // A table that is cut off needs at least itself.
+        let (Some(size), Some(start)) = (u32_at(file, section + 16), u32_at(file, section + 20)) else {
+            break;
+        };
+        end = end.max(u64::from(start) + u64::from(size));
     }
     Some(end)
 }
@@ -210,6 +215,10 @@ pub(crate) mod tests {
         let mut file = efi_image(0x3000, 0x5000);
         file.truncate(0x2fff);
         assert_eq!(KernelImage::parse(&file), Err(ImageError::Truncated { len: 0x2fff, needed: 0x3000 }));
+        for len in HEADER_SIZE..0x2fff {
+            let parsed = KernelImage::parse(&file[..len]);
+            assert!(matches!(parsed, Err(ImageError::Truncated { .. })), "{len} bytes: {parsed:?}");
+        }
         assert_eq!(KernelImage::parse(&file[..63]), Err(ImageError::NoHeader(63)));
         assert_eq!(KernelImage::parse(&[]), Err(ImageError::NoHeader(0)));
     }
