@@ -117,10 +117,8 @@ impl Model {
     /// Takes an RMI command: says what the RMM may answer and changes the state as it does.
     pub fn rmi(&mut self, regs: &[u64; 8], ns: &dyn NsMemory) -> Outcome {
         let mut regs = *regs;
-        // The hint that the caller has no SVE state is not part of the function identifier (SMCCC 1.3).
-        if regs[0] >> 24 == 0xC4 {
-            regs[0] &= !realm_abi::smccc::SVE_HINT;
-        }
+        // The function identifier is W0, and the hint that the caller has no SVE state is not part of it (SMCCC 1.3).
+        regs[0] &= 0xffff_ffff & !realm_abi::smccc::SVE_HINT;
         match RmiCommand::from_regs(&regs) {
             RmiCommand::Version { req } => version(req),
             RmiCommand::Features { index } => {
