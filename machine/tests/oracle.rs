@@ -3,75 +3,42 @@
 //! `REALMKIT_ORACLE_CASES` (default 200) and `REALMKIT_ORACLE_STEPS` (default 100) say how many sequences of how many
 //! steps; `REALMKIT_ORACLE_SEED` starts elsewhere.
 
-mod oracle {
-    pub mod addresses;
-    pub mod coverage;
-    pub mod driver;
-    pub mod enter;
-    pub mod guest;
-    pub mod random;
-    pub mod state;
-    pub mod steps;
-}
+#[path = "oracle/all.rs"]
+mod oracle;
 
 use oracle::coverage::Coverage;
-use oracle::driver::Driver;
+use oracle::sequence::{Start, run, run_realm, shortest};
 use oracle::steps::Step;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use realm_abi::rmi::RmiCommand;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// [`compare`], with a panic as one more way to fail.
-fn run(seed: u64, wide: bool, steps: &[Step], coverage: &Mutex<Coverage>) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| compare(seed, wide, steps, coverage))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        Err(text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
-    })
-}
-
-/// Does the steps, comparing the whole state now and then, and takes everything back at the end.
-fn compare(seed: u64, wide: bool, steps: &[Step], coverage: &Mutex<Coverage>) -> Result<(), String> {
-    let mut driver = Driver::new(seed, wide);
-    for (i, step) in steps.iter().enumerate() {
-        driver.step(*step)?;
-        if i % 10 == 9 {
-            driver.compare(false)?;
-        }
-    }
-    driver.compare(true)?;
-    driver.tear_down()?;
-    driver.compare(true)?;
-    let mut sum = coverage.lock().map_err(|error| error.to_string())?;
-    sum.add(&driver.shared().coverage);
-    Ok(())
-}
-
-/// Leaves steps out, ever fewer at a time, while the sequence still fails.
-fn shortest(seed: u64, wide: bool, mut steps: Vec<Step>) -> (Vec<Step>, String) {
+#[test]
+fn a_realm_that_runs_is_served_as_the_model_says() {
+    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[3; 32]));
+    let input = (any::<u64>(), any::<bool>(), prop::collection::vec(any::<u64>(), 400));
     let coverage = Mutex::new(Coverage::default());
-    let mut why = String::new();
-    let mut chunk = steps.len().div_ceil(2);
-    loop {
-        let mut at = 0;
-        let before = steps.len();
-        while at < steps.len() {
-            let mut fewer = steps.clone();
-            fewer.drain(at..(at + chunk).min(steps.len()));
-            match run(seed, wide, &fewer, &coverage) {
-                Err(text) => (steps, why) = (fewer, text),
-                Ok(()) => at += chunk,
-            }
-        }
-        if chunk == 1 && steps.len() == before {
-            return (steps, why);
-        }
-        chunk = chunk.div_ceil(2);
+    let result = runner.run(&input, |(seed, wide, numbers)| {
+        let covered = run_realm(Start { seed, wide }, &numbers).map_err(TestCaseError::fail)?;
+        coverage.lock().unwrap().add(&covered);
+        Ok(())
+    });
+    let coverage = coverage.into_inner().unwrap();
+    println!("{coverage}");
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    for call in ["RSI_HOST_CALL", "RSI_IPA_STATE_SET", "PSCI_CPU_ON", "data abort, emulatable"] {
+        assert!(coverage.of("exit", call) > 0, "no exit for {call}");
+    }
+    for call in ["RSI_REALM_CONFIG", "RSI_MEASUREMENT_EXTEND", "enter after a host call", "undefined"] {
+        assert!(coverage.of("realm goes on", call) > 0, "no realm went on after {call}");
     }
 }
 
@@ -91,7 +58,7 @@ fn the_rmm_does_what_the_model_says() {
     let step = (any::<u8>(), any::<u32>()).prop_map(|(kind, seed)| Step { kind, seed });
     let sequence = (any::<u64>(), prop::bool::weighted(0.3), prop::collection::vec(step, steps));
     let coverage = Mutex::new(Coverage::default());
-    let start = std::time::Instant::now();
+    let began = std::time::Instant::now();
     // Proptest would make a failing sequence simpler element by element; leaving steps out is faster and tells more.
     let failed = Mutex::new(None);
     let result = runner.run(&sequence, |(seed, wide, steps)| {
@@ -99,24 +66,27 @@ fn the_rmm_does_what_the_model_says() {
         if failed.is_some() {
             return Ok(());
         }
-        run(seed, wide, &steps, &coverage).map_err(|why| {
-            *failed = Some((seed, wide, steps));
-            TestCaseError::fail(why)
-        })
+        match run(Start { seed, wide }, &steps) {
+            Ok(covered) => {
+                coverage.lock().unwrap().add(&covered);
+                Ok(())
+            }
+            Err(why) => {
+                *failed = Some((Start { seed, wide }, steps));
+                Err(TestCaseError::fail(why))
+            }
+        }
     });
-    if let Some((seed, wide, steps)) = failed.into_inner().unwrap() {
-        let (steps, why) = shortest(seed, wide, steps);
+    if let Some((start, steps)) = failed.into_inner().unwrap() {
+        let (steps, why) = shortest(start, steps);
         let first = result.err().map(|error| error.to_string()).unwrap_or_default();
-        panic!(
-            "{why}\nseed {seed}, wide {wide}, {steps:?}\nfirst seen as: {}",
-            first.lines().next().unwrap_or_default()
-        );
+        panic!("{why}\n{start:?}, {steps:?}\nfirst seen as: {}", first.lines().next().unwrap_or_default());
     }
     let coverage = coverage.into_inner().unwrap();
     println!(
         "{coverage}{} calls, {cases} sequences of {steps} steps in {:.1} s",
         coverage.calls(),
-        start.elapsed().as_secs_f64()
+        began.elapsed().as_secs_f64()
     );
     if cases >= 200 && steps >= 100 {
         for (_, command) in RmiCommand::TABLE {

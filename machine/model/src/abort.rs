@@ -60,6 +60,14 @@ pub(crate) fn inject_sea(regs: &Registers, esr: u64, far: u64) -> Registers {
     inject(regs, esr, far, FSC | FNV | S1PTW, 0x10 | EA)
 }
 
+/// An instruction at `at` that is UNDEFINED to the realm.
+pub(crate) fn undefined(regs: &Registers, at: u64) -> Alternative {
+    let registers = Registers { elr_el1: at, ..inject(regs, IL, regs.far_el1, 0, 0) };
+    // The class of an unknown reason is the same from every exception level.
+    let registers = Registers { esr_el1: IL, ..registers };
+    Alternative::Resume(Resume { name: "undefined", registers, kept_or_zero: 0, rule: Rule::Injected })
+}
+
 impl Model {
     /// A stage 2 abort at the IPA in HPFAR_EL2.
     pub(crate) fn abort(

@@ -1,5 +1,6 @@
 //! A REC while it runs: what may happen after each trap, and what did.
 
+use crate::abort::undefined;
 use crate::rec::{LastExit, Registers};
 use crate::rsi;
 use crate::{Model, RealmState};
@@ -274,6 +275,8 @@ impl Model {
             }
             Trap::Sync { esr, far, hpfar } => match esr >> 26 & 0x3f {
                 0x01 => vec![wait(regs, esr)],
+                // Realms have no hypervisor to call; ELR_EL2 is behind the instruction that tried.
+                0x16 => vec![undefined(regs, regs.pc.wrapping_sub(4))],
                 0x17 => self.smc(rec, regs),
                 0x20 | 0x24 => vec![self.abort(rec, regs, esr, far, hpfar)?],
                 _ => {
@@ -303,6 +306,20 @@ impl Model {
             }
         }
         Err(format!("the wrong exit: {}", reasons.join("; ")))
+    }
+
+    /// The structure REC_ENTER was to write its exit to could not be written: it fails, and the realm has run. `Ok` names
+    /// the exit the Host does not learn of.
+    ///
+    /// # Errors
+    /// No exit was expected.
+    pub fn observe_lost_exit(&mut self) -> Result<&'static str, String> {
+        let Some(running) = self.running.take() else { return Err("no REC was entered".into()) };
+        let exit = running.alternatives.into_iter().find_map(|alternative| match alternative {
+            Alternative::Exit(exit) => Some(exit),
+            Alternative::Resume(_) => None,
+        });
+        Ok(self.exited(running.rec, &exit.ok_or("no exit was expected")?))
     }
 
     fn exited(&mut self, rec_pa: u64, exit: &Exit) -> &'static str {

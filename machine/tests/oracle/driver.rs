@@ -4,11 +4,12 @@ use crate::oracle::addresses::{DRAM_SIZE, host_pages, pool};
 use crate::oracle::coverage::Coverage;
 use crate::oracle::guest::{OracleProgram, Pending};
 use crate::oracle::random::Choice;
-use realm_abi::rmi::{EnterFlags, RealmParams, RecExit, RecRun, RmiCommand, RmiReply};
+use crate::oracle::sequence::Start;
+use realm_abi::rmi::{EnterFlags, RealmParams, RecExit, RecRun, ReturnCode, RmiCommand, RmiReply};
 use realm_machine::config::{ClockKind, DRAM_BASE};
 use realm_machine::memory::{Memory, Pas};
 use realm_machine::{Machine, MachineConfig};
-use realm_model::{Config, Model, NsMemory, Outcome};
+use realm_model::{Config, Expect, Failure, Model, NsMemory, Outcome};
 use realm_rmm::platform::CpuFeatures;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -28,6 +29,10 @@ pub struct Shared {
     pub guest_ops: u32,
     pub trap_wfi: bool,
     pub trap_wfe: bool,
+    /// The run structure of this REC_ENTER.
+    pub run_page: u64,
+    /// The run structure, if another world took it while the realm ran.
+    pub lost_page: Option<u64>,
 }
 
 /// The Host's memory as the model reads it.
@@ -66,11 +71,26 @@ pub fn features(wide: bool) -> CpuFeatures {
     features
 }
 
+impl Shared {
+    /// What became one entry, or a table.
+    fn count_folding(&mut self, regs: &[u64; 8]) {
+        let (call, rd, ipa, level) = match RmiCommand::from_regs(regs) {
+            RmiCommand::RttFold { rd, ipa, level } => ("folded into", rd, ipa, level - 1),
+            RmiCommand::RttCreate { rd, ipa, level, .. } => ("unfolded from", rd, ipa, level),
+            _ => return,
+        };
+        let Some(walk) = self.model.walk(rd, ipa, level) else { return };
+        let text = format!("{:?}", walk.entry);
+        let name = text.split([' ', '(']).next().unwrap_or_default();
+        self.coverage.count(call, &format!("{name} at level {}", walk.level));
+    }
+}
+
 impl Driver {
-    pub fn new(seed: u64, wide: bool) -> Self {
+    pub fn new(start: Start) -> Self {
         let mut config = MachineConfig::new(DRAM_SIZE, 1);
         config.clock = ClockKind::Manual;
-        config.features = features(wide);
+        config.features = features(start.wide);
         let cpu = config.features;
         let machine = Machine::new(config).unwrap_or_else(|error| panic!("{error:?}"));
         let model = Model::new(Config {
@@ -90,10 +110,12 @@ impl Driver {
             coverage: Coverage::default(),
             pending: BTreeMap::new(),
             failures: Vec::new(),
-            choice: Choice::new(seed),
+            choice: Choice::new(start.seed),
             guest_ops: 0,
             trap_wfi: false,
             trap_wfe: false,
+            run_page: 0,
+            lost_page: None,
         }));
         let programs = Arc::clone(&shared);
         machine.set_programs(move |key| Box::new(OracleProgram { key, shared: Arc::clone(&programs) }));
@@ -139,9 +161,24 @@ impl Driver {
         if let Some(why) = shared.failures.drain(..).next() {
             return Err(why);
         }
+        if let Some(page) = shared.lost_page.take() {
+            // The realm has run; the Host does not learn how that went (RMM 1.0 section B4.3.14).
+            let _ = self.machine.memory().transition(page, Pas::Secure, Pas::NonSecure);
+            let name = shared.model.observe_lost_exit()?;
+            shared.coverage.count("exit nobody sees", name);
+            let lost = Outcome::Failure(vec![Failure {
+                condition: "run_pas on exit",
+                code: ReturnCode::ERROR_INPUT,
+                out: [Expect::Any; 4],
+            }]);
+            return lost.check(&reply).map(|_| reply);
+        }
         let conditions = outcome.check(&reply).map_err(|why| format!("{name}: {why}"))?;
         let end = if conditions.is_empty() { "ok".to_owned() } else { conditions.join("|") };
         shared.coverage.count(name, &end);
+        if reply.code.is_success() {
+            shared.count_folding(&regs);
+        }
         shared.coverage.count("returned", &format!("{:?}", reply.code));
         if outcome == Outcome::Entered {
             let exit = self.read_exit(regs[2])?;
@@ -169,6 +206,7 @@ impl Driver {
         let flags = EnterFlags::from_bits_retain(run.enter.flags);
         let mut shared = self.shared();
         shared.guest_ops = 0;
+        shared.run_page = run_ptr;
         shared.trap_wfi = flags.contains(EnterFlags::TRAP_WFI);
         shared.trap_wfe = flags.contains(EnterFlags::TRAP_WFE);
         if shared.choice.one_in(12) {

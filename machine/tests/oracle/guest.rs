@@ -5,7 +5,7 @@ use crate::oracle::driver::Shared;
 use crate::oracle::random::Choice;
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::{DataFlags, RmiCommand, Version};
-use realm_abi::rsi::{HostCall, RsiCall};
+use realm_abi::rsi::{HostCall, RsiCall, RsiStatus};
 use realm_machine::Machine;
 use realm_machine::memory::Pas;
 use realm_machine::program::{Access, Op, Outcome, ProgramKey, RealmProgram, SmcRegs};
@@ -26,6 +26,7 @@ pub enum GuestOp {
     Store(Access, u64),
     Write(u64, Vec<u8>),
     Fetch(u64),
+    Hvc,
     Wait { event: bool, timeout: Option<u64> },
 }
 
@@ -98,12 +99,25 @@ impl Shared {
         // Instructions that do not trap leave anything in the registers.
         let register = self.choice.below(31) as usize;
         context.gprs[register] = self.choice.next();
+        if self.lost_page.is_none() && self.choice.one_in(200) {
+            self.lose_run_page();
+        }
         let op = self.choose(rec);
         let mut regs = registers(context);
         let expected = self.attempt(rec, &op, &mut regs)?;
         let machine_op = machine_op(&op);
         self.pending.insert(rec, Pending { op, pc: context.pc, expected });
         Ok(machine_op)
+    }
+
+    /// Another world takes the run structure while the realm runs.
+    fn lose_run_page(&mut self) {
+        let page = self.run_page;
+        if let Some(machine) = self.machine.upgrade()
+            && machine.memory().transition(page, Pas::NonSecure, Pas::Secure).is_ok()
+        {
+            self.lost_page = Some(page);
+        }
     }
 
     /// Whether the machine runs the REC that was entered.
@@ -134,6 +148,9 @@ impl Shared {
                 }
                 let name = self.model.observe_resume(&seen)?;
                 self.coverage.count("realm goes on", name);
+                if name == "RSI_ATTESTATION_TOKEN_CONTINUE" {
+                    self.coverage.count(name, &format!("{:?}", RsiStatus(seen.gprs[0])));
+                }
                 Ok(())
             }
             (Expected::Complete(None), Outcome::Done | Outcome::Value(_)) => Ok(()),
@@ -166,6 +183,12 @@ impl Shared {
             GuestOp::Smc(call) => {
                 regs.gprs[..18].copy_from_slice(&call[..]);
                 self.model.trap(regs, sync(0x17 << 26, 0, 0))?;
+                return Ok(Expected::Trap);
+            }
+            GuestOp::Hvc => {
+                // The preferred return address of HVC is the instruction behind it.
+                regs.pc = regs.pc.wrapping_add(4);
+                self.model.trap(regs, sync(0x16 << 26, 0, 0))?;
                 return Ok(Expected::Trap);
             }
             GuestOp::Wait { event, timeout } => {
@@ -214,7 +237,7 @@ impl Shared {
                     GuestOp::Write(..) => 0x24 << 26 | 1 << 6 | status,
                     GuestOp::Store(access, _) => abort_esr(access, true) | status,
                     GuestOp::Load(access) => abort_esr(access, false) | status,
-                    GuestOp::Smc(_) | GuestOp::Wait { .. } => 0,
+                    GuestOp::Smc(_) | GuestOp::Hvc | GuestOp::Wait { .. } => 0,
                 };
                 self.model.trap(regs, sync(esr, ipa, ipa >> 12 << 4))?;
                 Ok(Expected::Trap)
@@ -264,6 +287,10 @@ impl Shared {
         let working: Vec<u64> = ipas.iter().copied().filter(works).collect();
         let ipas = if choice.one_in(2) && !working.is_empty() { working } else { ipas };
         let page = choice.of(&ipas) & !0xfff;
+        if self.model.recs()[&rec].token.is_some() && choice.one_in(2) {
+            let call = RsiCall::AttestationTokenContinue { addr: page, offset: 0, size: 4096 };
+            return smc(&call.to_regs());
+        }
         let kind = if self.guest_ops > 12 { 99 } else { choice.below(24) };
         match kind {
             0..=2 => GuestOp::Load(access(&mut choice, page)),
@@ -271,6 +298,7 @@ impl Shared {
                 let value = choice.next();
                 GuestOp::Store(access(&mut choice, page), value)
             }
+            6 if choice.one_in(3) => GuestOp::Hvc,
             6 => GuestOp::Fetch(page),
             7 => {
                 let timeout = choice.one_in(2).then(|| choice.below(9));
@@ -465,6 +493,7 @@ fn machine_op(op: &GuestOp) -> Op {
         GuestOp::Store(access, value) => Op::Store(*access, *value),
         GuestOp::Write(ipa, bytes) => Op::WriteBytes { ipa: *ipa, bytes: bytes.clone() },
         GuestOp::Fetch(ipa) => Op::Fetch(*ipa),
+        GuestOp::Hvc => Op::Hvc,
         GuestOp::Wait { event: false, timeout: None } => Op::Wfi,
         GuestOp::Wait { event: true, timeout: None } => Op::Wfe,
         GuestOp::Wait { event: false, timeout: Some(deadline) } => Op::Wfit(*deadline),

@@ -1,17 +1,30 @@
 //! Choices that follow from a number, so that a step means the same each time.
 
-/// SplitMix64.
+use std::collections::VecDeque;
+
+/// SplitMix64, after the numbers it was given are used up.
 #[derive(Clone, Debug)]
-pub struct Choice(u64);
+pub struct Choice {
+    state: u64,
+    given: VecDeque<u64>,
+}
 
 impl Choice {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self { state: seed, given: VecDeque::new() }
+    }
+
+    /// Gives the numbers to come: a fuzzer's.
+    pub fn give(&mut self, numbers: impl Iterator<Item = u64>) {
+        self.given.extend(numbers);
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        if let Some(number) = self.given.pop_front() {
+            return number;
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -134,6 +134,25 @@ impl Driver {
         }
     }
 
+    /// A realm with memory and some RECs that can run, so that what follows is about them.
+    ///
+    /// # Errors
+    /// What differs between the RMM and the model.
+    pub(crate) fn boot(&mut self, c: &mut Choice) -> Result<(), String> {
+        for _ in 0..20 {
+            if !self.shared().model.realms().is_empty() {
+                break;
+            }
+            self.build_realm(c)?;
+        }
+        let Some(rd) = self.shared().model.realms().keys().next().copied() else { return Ok(()) };
+        self.populate(c, rd)?;
+        for _ in 0..3 {
+            self.add_rec(c)?;
+        }
+        self.call(RmiCommand::RealmActivate { rd }).map(drop)
+    }
+
     /// What has to come first for a step to do more than fail; mostly. Sequences so reach deep states.
     fn useful(&self, kind: Kind, c: &mut Choice) -> Kind {
         if c.one_in(8) {
@@ -453,7 +472,7 @@ impl Driver {
     }
 
     /// What a Host does about the last exit of some REC.
-    fn service(&mut self, c: &mut Choice) -> Result<(), String> {
+    pub(crate) fn service(&mut self, c: &mut Choice) -> Result<(), String> {
         let waiting: Vec<(u64, LastExit)> = {
             let shared = self.shared();
             let waits = |last: &LastExit| matches!(last, LastExit::Ripas { .. } | LastExit::Psci(_));

@@ -1,0 +1,11 @@
+//! The oracle's parts, for the test and for the fuzz targets.
+
+pub mod addresses;
+pub mod coverage;
+pub mod driver;
+pub mod enter;
+pub mod guest;
+pub mod random;
+pub mod sequence;
+pub mod state;
+pub mod steps;
