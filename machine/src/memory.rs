@@ -5,6 +5,7 @@ use crate::config::DRAM_BASE;
 use crate::log::{Event, EventLog, lock};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::granule::Granule;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -129,6 +130,24 @@ impl Memory {
     #[must_use]
     pub fn count(&self, pas: Pas) -> usize {
         self.gpt.iter().filter(|gpi| gpi.load(Ordering::Acquire) == pas as u8).count()
+    }
+
+    /// What is in the granules of `pas` now: those that are not zero, by address.
+    #[must_use]
+    pub fn content(&self, pas: Pas) -> BTreeMap<u64, Vec<u8>> {
+        let mut content = BTreeMap::new();
+        for (index, granule) in self.granules.iter().enumerate() {
+            if self.gpt[index].load(Ordering::Acquire) != pas as u8 {
+                continue;
+            }
+            if let Some(granule) = lock(granule).as_mut() {
+                let bytes = granule.as_mut_bytes();
+                if bytes.iter().any(|byte| *byte != 0) {
+                    content.insert(DRAM_BASE + ((index as u64) << GRANULE_SHIFT), bytes.to_vec());
+                }
+            }
+        }
+        content
     }
 
     /// Moves the granule at `pa` from one address space to another, as EL3 does. The content stays as it is.
