@@ -3,7 +3,7 @@
 use crate::run::Next;
 use crate::vcpu::State;
 use crate::{Errno, Host, UserMemory, Vcpu};
-use realm_abi::kvm::{InternalError, MpState, PsciComplete, SystemEvent};
+use realm_abi::kvm::{InternalError, PsciComplete, SystemEvent};
 use realm_abi::psci::{PsciCall, PsciStatus};
 
 /// The affinity fields of MPIDR_EL1.
@@ -17,7 +17,7 @@ impl<H: Host> Vcpu<H> {
         match PsciCall::from_regs(&[x0, x1, x2, x3]) {
             // All power states are a plain wait for an interrupt, as in KVM.
             PsciCall::CpuSuspend { .. } => self.block(state, user, None),
-            PsciCall::CpuOff => self.set_power(MpState::STOPPED),
+            PsciCall::CpuOff => state.maybe_off = !self.power_off_unless_called(state.calls_before_entry),
             PsciCall::CpuOn { target_cpu, .. } => return Ok(self.cpu_on(target_cpu)),
             PsciCall::AffinityInfo { target_affinity, .. } => {
                 let target = self.vcpu_by_mpidr(target_affinity);
@@ -37,7 +37,7 @@ impl<H: Host> Vcpu<H> {
         let target = self.vcpu_by_mpidr(mpidr);
         let next = self.complete_or_stop(target.as_deref(), PsciStatus::SUCCESS);
         if let (Next::Resume, Some(target)) = (&next, target) {
-            target.set_power(MpState::RUNNABLE);
+            target.power_on();
         }
         next
     }

@@ -132,6 +132,7 @@ impl<H: Host> Vcpu<H> {
         let gic = allowed(irqchip.flush(self.id(), lrs), lrs);
         fill(&mut state.run.enter, state.pending, &state.registers.x, &gic);
         vm.host().write_phys(run_pa, state.run.enter.as_bytes());
+        state.calls_before_entry = self.power_calls();
 
         vm.host().vcpu_load(self.number());
         self.set_in_realm(true);
@@ -155,6 +156,12 @@ impl<H: Host> Vcpu<H> {
                     vm.switch_off();
                     return Ok(false);
                 }
+                let not_ready = error.code().is_some_and(|code| code.status() == Status::ERROR_REC);
+                if not_ready && state.maybe_off {
+                    // So the CPU_ON came first. If another one came since, the next entry shows.
+                    state.maybe_off = !self.power_off_unless_called(state.calls_before_entry);
+                    return Ok(false);
+                }
                 vm.host().explain(format_args!("KVM_RUN of vCPU {}: {error}", self.id()));
                 Err(match error.code().map(ReturnCode::status) {
                     // Not runnable yet although the VMM lets it run, or a PSCI call is not completed: later it may work.
@@ -168,6 +175,7 @@ impl<H: Host> Vcpu<H> {
                 // What was to be answered is answered; nothing of it may reach a later entry.
                 state.run.enter = RecEnter::new_zeroed();
                 state.pending = Pending::Nothing;
+                state.maybe_off = false;
                 let exit = &state.run.exit;
                 let count = |counters: &crate::statistics::ExitCounters| counters.count(exit.exit_reason);
                 count(vm.exit_counters());

@@ -14,7 +14,7 @@ use crate::run::Pending;
 use crate::{Errno, Host, Lock, UserMemory, Vm, user};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::kvm::{FileKind, Ioctl, MpState, PsciComplete, VcpuInit, vcpu_mpidr};
 use realm_abi::rmi::RecRun;
 
@@ -28,6 +28,10 @@ pub(crate) struct State {
     /// From the first KVM_RUN on.
     pub(crate) irqchip: Option<Arc<dyn Irqchip>>,
     pub(crate) pending: Pending,
+    /// The realm's CPU_OFF met a CPU_ON, and the RMM has not shown yet which came last.
+    pub(crate) maybe_off: bool,
+    /// CPU_ON calls before the last entry.
+    pub(crate) calls_before_entry: u64,
     /// A copy of the page shared with the RMM.
     pub(crate) run: Box<RecRun>,
     run_block: Option<PageBlock>,
@@ -41,6 +45,15 @@ struct Sve {
     lengths: VectorLengths,
 }
 
+/// Whether a vCPU is on, as far as the Host knows: the RMM decides, and tells only the realm. When a CPU_ON is completed
+/// while the vCPU is in the realm, the Host cannot know whether it found the vCPU on or already off again.
+#[derive(Clone, Copy)]
+struct Power {
+    state: MpState,
+    /// CPU_ON calls that named this vCPU.
+    calls: u64,
+}
+
 /// A vCPU of a realm VM.
 pub struct Vcpu<H: Host> {
     vm: Arc<Vm<H>>,
@@ -49,8 +62,8 @@ pub struct Vcpu<H: Host> {
     run_page: u64,
     state: H::Lock<State>,
     sve: H::Lock<Sve>,
-    /// [`MpState`]; changed by other vCPUs' PSCI calls.
-    power: AtomicU32,
+    /// Changed by other vCPUs' PSCI calls.
+    power: H::Lock<Power>,
     /// The thread is to look around before it enters the realm again.
     kicked: AtomicBool,
     in_realm: AtomicBool,
@@ -74,6 +87,8 @@ impl<H: Host> Vcpu<H> {
                 rec: None,
                 irqchip: None,
                 pending: Pending::Nothing,
+                maybe_off: false,
+                calls_before_entry: 0,
                 run: Box::default(),
                 run_block: Some(block),
             }),
@@ -82,7 +97,7 @@ impl<H: Host> Vcpu<H> {
                 finalized: false,
                 lengths: VectorLengths::new(vm.info.features),
             }),
-            power: AtomicU32::new(MpState::STOPPED.0),
+            power: H::Lock::new(Power { state: MpState::STOPPED, calls: 0 }),
             kicked: AtomicBool::new(false),
             in_realm: AtomicBool::new(false),
             event: H::Event::new(),
@@ -154,12 +169,36 @@ impl<H: Host> Vcpu<H> {
     }
 
     pub(crate) fn power(&self) -> MpState {
-        MpState(self.power.load(Ordering::SeqCst))
+        self.power.lock().state
     }
 
-    pub(crate) fn set_power(&self, power: MpState) {
-        self.power.store(power.0, Ordering::SeqCst);
+    pub(crate) fn set_power(&self, state: MpState) {
+        self.power.lock().state = state;
         self.kick();
+    }
+
+    /// A CPU_ON that names this vCPU is completed.
+    pub(crate) fn power_on(&self) {
+        {
+            let mut power = self.power.lock();
+            *power = Power { state: MpState::RUNNABLE, calls: power.calls.wrapping_add(1) };
+        }
+        self.kick();
+    }
+
+    /// How many CPU_ON calls named this vCPU.
+    pub(crate) fn power_calls(&self) -> u64 {
+        self.power.lock().calls
+    }
+
+    /// The vCPU is off, unless a CPU_ON was completed since [`Self::power_calls`] gave `calls`; whether it is off.
+    pub(crate) fn power_off_unless_called(&self, calls: u64) -> bool {
+        let mut power = self.power.lock();
+        let off = power.calls == calls;
+        if off {
+            power.state = MpState::STOPPED;
+        }
+        off
     }
 
     /// Physical address of its REC.

@@ -234,10 +234,10 @@ impl<H: Host> Vm<H> {
         };
         drop(config);
         self.file_opened();
-        let number = vcpu.number();
-        self.device.install(File::Vcpu(vcpu)).inspect_err(|_| {
+        self.device.install(File::Vcpu(vcpu.clone())).inspect_err(|_| {
             // Nobody has seen it, so the id is free again.
-            self.vcpus.lock().retain(|vcpu| vcpu.number() != number);
+            self.vcpus.lock().retain(|other| !Arc::ptr_eq(other, &vcpu));
+            vcpu.free_run_page();
         })
     }
 

@@ -1,6 +1,6 @@
 //! What KVM_RUN does for a running realm.
 
-use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, Vmm, boot};
+use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, Vmm, boot, boot_with_pages};
 use realm_abi::Errno;
 use realm_abi::kvm::{
     ExitReason, IrqLevel, IrqLine, MEMORY_FAULT_PRIVATE, MpState, SystemEvent, VcpuEvents, numbers,
@@ -8,10 +8,11 @@ use realm_abi::kvm::{
 use realm_abi::psci::{PsciCall, PsciStatus};
 use realm_abi::rmi::Ripas;
 use realm_abi::rsi::{RsiCall, RsiStatus};
+use realm_machine::fault::Point;
 use realm_machine::sysregs::ICC_SGI1R_EL1;
 use realm_machine::{Guest, Process};
 use realm_vmm::System;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 /// An address no slot covers.
@@ -355,4 +356,79 @@ fn the_end_of_the_realm_reaches_every_vcpu() {
     assert_eq!(vmm.run(2), Ok(0));
     assert_eq!(vmm.exit(2).exit_reason, ExitReason::SHUTDOWN);
     vmm.end();
+}
+
+#[test]
+fn a_vcpu_that_goes_off_while_another_switches_it_on_is_not_forgotten() {
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    let vmm = active(2, |guest| {
+        if guest.mpidr() == 1 {
+            STARTS.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        for round in 1..=100 {
+            // The machine knows a new start by its address.
+            let entry_point = RAM + round % 2 * 0x40;
+            let call = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point, context_id: 0 };
+            while guest.psci(&call) != PsciStatus::SUCCESS {}
+            guest.spin_until(|| STARTS.load(Ordering::SeqCst) >= round);
+        }
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| run_to_the_end(&vmm, 1));
+        run_to_the_end(&vmm, 0);
+    });
+    assert_eq!(STARTS.load(Ordering::SeqCst), 100);
+    vmm.end();
+}
+
+#[test]
+fn a_vm_that_cannot_be_destroyed_at_once_is_destroyed_later() {
+    let populated = || {
+        let vmm = active(2, |guest| {
+            guest.write::<u64>(RAM + (2 << 20) + PAGE, 1).expect("a block");
+            guest.write::<u64>(RAM + (5 << 20), 1).expect("another one");
+            guest.write::<u64>(SHARED + DEVICE, 1).expect("the VMM sees this");
+        });
+        assert_eq!(vmm.run(0), Ok(0));
+        assert_eq!(vmm.exit(0).exit_reason, ExitReason::MMIO);
+        vmm.machine.faults().reset();
+        vmm
+    };
+    let vmm = populated();
+    vmm.process.exit();
+    let calls = vmm.machine.faults().count(Point::RmiBefore);
+    // Undelegations are the bulk of them; a step of 37 meets every kind.
+    for nth in (0..calls).step_by(37) {
+        let vmm = populated();
+        vmm.machine.faults().fail_nth(Point::RmiBefore, nth, 1);
+        vmm.process.exit();
+        vmm.machine.faults().disarm();
+        assert_eq!(vmm.device.reclaim(), 0, "call {nth}");
+        let statistics = vmm.device.statistics();
+        assert_eq!(statistics.ledger.held(), 0, "call {nth}");
+        assert!(statistics.ledger.leaked <= 1, "call {nth}");
+        assert_eq!(vmm.device.rmm().ledger().losses().len() as u64, statistics.ledger.leaked);
+    }
+}
+
+#[test]
+fn realms_run_on_hosts_with_larger_pages() {
+    for shift in [14, 16] {
+        let page = 1_u64 << shift;
+        let machine = boot_with_pages(shift);
+        machine.set_guest(move |guest| {
+            assert_eq!(guest.read_bytes(RAM + page + 16, 16), Ok(vec![1; 16]));
+            let shared = RAM + (4 << 20);
+            guest.write::<u64>(shared + page - 8, 1).expect("private");
+            set_ripas(guest, shared, shared + page, Ripas::EMPTY);
+            guest.write::<u64>(SHARED + shared + page - 8, 0x0be1).expect("shared");
+        });
+        let vmm = Vmm::at(&machine, Stage::Active, 1);
+        run_to_the_end(&vmm, 0);
+        let mut shared = [0; 8];
+        vmm.process.read(vmm.ram + (4 << 20) + page - 8, &mut shared).expect("the shared side");
+        assert_eq!(u64::from_le_bytes(shared), 0x0be1);
+        vmm.end();
+    }
 }

@@ -26,7 +26,7 @@ pub const SHARED: u64 = 1 << (IPA_BITS - 1);
 pub const DIST: u64 = 0x3fff_0000;
 pub const REDIST: u64 = 0x3ff0_0000;
 pub const PAGE: u64 = 4096;
-/// Bytes populated by [`Vmm::at`].
+/// Bytes populated by [`Vmm::at`] where the Host has pages of 4 KiB.
 pub const IMAGE_SIZE: u64 = 2 * PAGE;
 
 /// How far a VM is made.
@@ -65,7 +65,13 @@ pub fn rec_features() -> VcpuInit {
 }
 
 pub fn boot() -> Arc<Machine> {
-    let config = MachineConfig { clock: ClockKind::Manual, ..MachineConfig::new(64 << 20, 4) };
+    boot_with_pages(12)
+}
+
+/// A machine whose Host has pages of `1 << shift` bytes.
+pub fn boot_with_pages(shift: u32) -> Arc<Machine> {
+    let clock = ClockKind::Manual;
+    let config = MachineConfig { clock, host_page_shift: shift, ..MachineConfig::new(64 << 20, 4) };
     Machine::new(config).expect("a valid size")
 }
 
@@ -75,7 +81,8 @@ impl Vmm {
         let device = MachineHost::boot(Arc::clone(machine));
         let process = Process::new(&device);
         let dev = process.open_device().expect("the device opens");
-        let scratch = process.map(2 * PAGE).expect("memory for arguments");
+        let page = 1 << machine.config().host_page_shift;
+        let scratch = process.map(2 * page).expect("memory for arguments");
         let ram = process.map(RAM_SIZE).expect("memory for RAM");
         let mut vmm = Self {
             machine: Arc::clone(machine),
@@ -100,9 +107,9 @@ impl Vmm {
         }
         if stage >= Stage::Populated {
             vmm.init_ripas(RAM, RAM_SIZE).expect("INIT_RIPAS");
-            let image: Vec<u8> = (0..IMAGE_SIZE).map(|at| (at / 16) as u8).collect();
+            let image: Vec<u8> = (0..2 * page).map(|at| (at / 16) as u8).collect();
             vmm.process.write(ram, &image).expect("the image");
-            vmm.populate(RAM, IMAGE_SIZE).expect("POPULATE");
+            vmm.populate(RAM, 2 * page).expect("POPULATE");
         }
         if stage >= Stage::Active {
             vmm.activate();
@@ -186,7 +193,9 @@ impl Vmm {
         let fd = Fd(self.process.ioctl(self.vm, numbers::CREATE_VCPU, u64::from(id)).expect("a vCPU") as i32);
         let init = if id == 0 { *init } else { init.with(VcpuFeature::POWER_OFF) };
         self.with(fd, numbers::ARM_VCPU_INIT, &init).expect("vCPU features");
-        self.runs.push(self.process.map_run(fd, PAGE).expect("the run page"));
+        self.runs.push(
+            self.process.map_run(fd, 1 << self.machine.config().host_page_shift).expect("the run page"),
+        );
         self.vcpus.push(fd);
     }
 

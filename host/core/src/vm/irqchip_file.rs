@@ -146,9 +146,9 @@ impl<H: Host> IrqchipFile<H> {
             VGIC_GRP_NR_IRQS => u64::from(user::read::<u32>(user, attr.addr)?),
             _ => 0,
         };
-        let vcpus = self.vm.vcpus();
-        let count = vcpus.last().map_or(0, |vcpu| vcpu.id().saturating_add(1));
+        // With the configuration locked no vCPU is added.
         let mut config = self.vm.config.lock();
+        let count = self.vm.vcpus().last().map_or(0, |vcpu| vcpu.id().saturating_add(1));
         let GicState::Setup(old) = &config.gic else {
             // INIT may be repeated; everything else is too late.
             return if attr.group == VGIC_GRP_CTRL { Ok(()) } else { Err(Errno::EBUSY) };

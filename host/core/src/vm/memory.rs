@@ -8,6 +8,7 @@ use crate::{Errno, File, Host, Lock, UserMemory, user};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 use realm_abi::kvm::{
     CreateGuestMemfd, MEMORY_ATTRIBUTE_PRIVATE, MemRegionFlags, MemoryAttributes, UserMemoryRegion,
     UserMemoryRegion2,
@@ -216,6 +217,7 @@ impl<H: Host> Vm<H> {
             // The memory will belong to somebody else in a moment. A realm that could still reach it must not run.
             self.explain("a range of user memory could not be unmapped, so the realm cannot go on", &error);
             self.realm.doom();
+            self.dead.store(true, Ordering::SeqCst);
             self.evict_vcpus();
         }
     }
