@@ -215,12 +215,12 @@ impl FakeHost {
             "named {named:x?}, kept {kept:x?}"
         );
         let machine = rmm.host().machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let page = rmm.host().page_size();
         for (&base, &pages) in &machine.blocks {
-            let end = base + (pages as u64) * rmm.host().page_size();
-            assert!(
-                kept.range(base..end).next().is_some(),
-                "pages at {base:#x} leaked without a lost granule"
-            );
+            for base in (base..base + (pages as u64) * page).step_by(usize::try_from(page).unwrap()) {
+                let lost = kept.range(base..base + page).next();
+                assert!(lost.is_some(), "the page at {base:#x} leaked without a lost granule");
+            }
         }
     }
 

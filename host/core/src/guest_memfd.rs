@@ -160,12 +160,12 @@ impl<H: Host> Drop for GuestMemfd<H> {
     fn drop(&mut self) {
         let chunks = core::mem::take(&mut *self.chunks.lock());
         for (_, mut chunk) in chunks {
-            self.free(chunk.release(0, usize::MAX));
-            for granule in chunk.into_delegated() {
+            for granule in chunk.give_up() {
                 let command = RmiCommand::DataDestroy { rd: 0, ipa: 0 };
                 let error = implausible(command, "a realm still held the memory when its file was closed");
                 granule.lose(self.rmm.rmi(), error);
             }
+            self.free(chunk.release(0, usize::MAX));
         }
     }
 }

@@ -139,9 +139,10 @@ impl Chunk {
         self.blocks.is_empty()
     }
 
-    /// The granules the RMM still holds.
-    pub(crate) fn into_delegated(self) -> impl Iterator<Item = DelegatedGranule> {
-        self.cells.into_iter().filter_map(|cell| match cell {
+    /// Takes out the granules the RMM still holds; their cells are lost.
+    pub(crate) fn give_up(&mut self) -> impl Iterator<Item = DelegatedGranule> {
+        let held = self.cells.iter_mut().filter(|cell| matches!(cell, Cell::Realm(_)));
+        held.filter_map(|cell| match core::mem::replace(cell, Cell::Lost) {
             Cell::Realm(granule) => Some(granule),
             _ => None,
         })
