@@ -232,6 +232,11 @@ impl Process {
         self.0.host()
     }
 
+    /// mmap and munmap round sizes up.
+    fn whole_pages(&self, size: u64) -> u64 {
+        size.next_multiple_of(1 << self.0.machine().config().host_page_shift)
+    }
+
     /// Makes a whole mapping writable or not.
     ///
     /// # Errors
@@ -277,14 +282,15 @@ fn interrupt(host: &MachineHost, open: &OpenFile) {
 
 impl System for Process {
     fn map(&self, size: u64) -> Result<u64, Errno> {
-        let page_size = 1_u64 << self.0.machine().config().host_page_shift;
-        if size == 0 || !size.is_multiple_of(page_size) {
+        if size == 0 {
             return Err(Errno::EINVAL);
         }
+        let size = self.whole_pages(size);
         Ok(lock(&self.0.space).map(size))
     }
 
     fn unmap(&self, addr: u64, size: u64) -> Result<(), Errno> {
+        let size = self.whole_pages(size);
         if !lock(&self.0.space).is_mapping(addr, size) {
             return Err(Errno::EINVAL);
         }
@@ -330,7 +336,7 @@ impl System for Process {
     fn map_run(&self, vcpu: Fd, size: u64) -> Result<u64, Errno> {
         let open = self.0.open_file(vcpu.0)?;
         let File::Vcpu(file) = &open.file else { return Err(Errno::EINVAL) };
-        let addr = lock(&self.0.space).map_file_page(file.run_page(), size);
+        let addr = lock(&self.0.space).map_file_page(file.run_page(), self.whole_pages(size));
         lock(&self.0.mapped).insert(addr, open);
         Ok(addr)
     }
