@@ -34,7 +34,7 @@ pub struct RecEnter {
     pad_2f8: [u8; 0x300 - 0x2f8],
     /// ICH_HCR_EL2, only [`GICV3_HCR_HOST_BITS`](super::GICV3_HCR_HOST_BITS).
     pub gicv3_hcr: u64,
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     pub gicv3_lrs: [u64; MAX_LRS],
     pad_388: [u8; 0x800 - 0x388],
 }
@@ -60,7 +60,7 @@ pub struct RecExit {
     pad_2f8: [u8; 0x300 - 0x2f8],
     /// ICH_HCR_EL2: EOIcount and the Host's bits.
     pub gicv3_hcr: u64,
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     pub gicv3_lrs: [u64; MAX_LRS],
     /// ICH_MISR_EL2.
     pub gicv3_misr: u64,
