@@ -63,6 +63,11 @@ pub fn kernel() -> Vec<u8> {
 }
 
 pub fn guest(ram_size: u64, cpus: u32) -> Guest {
+    guest_on(ram_size, cpus, 0x1000)
+}
+
+/// A guest for a Host with other pages.
+pub fn guest_on(ram_size: u64, cpus: u32, page_size: u64) -> Guest {
     let config = GuestConfig {
         kernel: &kernel(),
         initrd: Some(b"initial file system"),
@@ -70,7 +75,7 @@ pub fn guest(ram_size: u64, cpus: u32) -> Guest {
         ram_size,
         cpus,
         ipa_bits: None,
-        page_size: 0x1000,
+        page_size,
     };
     Guest::new(&config).expect("a valid plan")
 }
