@@ -1,5 +1,6 @@
 //! The Host core's ioctls as a process meets them: the real Host core over the real RMM core.
 
 mod errors;
+mod prediction;
 mod run;
 mod vmm;
