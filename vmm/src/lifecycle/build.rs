@@ -1,6 +1,6 @@
 //! From an empty process to a realm that can run.
 
-use super::calls::{Caller, Resources, SCRATCH_SIZE};
+use super::calls::{Caller, Resources};
 use super::step::{self, Progress, Step};
 use super::{RealmSettings, RealmVm, Vcpu, VmError};
 use crate::{Fd, Guest, Layout, System, dtb};
@@ -28,7 +28,7 @@ impl<'s, S: System> RealmVm<'s, S> {
         progress: &mut dyn Progress,
     ) -> Result<Self, VmError> {
         let mut resources = Resources::new(system);
-        let scratch = resources.map(SCRATCH_SIZE)?;
+        let scratch = resources.map(guest.layout.page_size)?;
         let mut builder = Builder {
             caller: Caller::new(system, &settings.generation, scratch),
             resources,
@@ -134,7 +134,7 @@ impl<S: System> Builder<'_, '_, S> {
                 let fd = self.caller.file(vm, Ioctl::CreateVcpu, u64::from(id))?;
                 let fd = self.resources.file(fd);
                 let run = self.resources.map_run(fd, run_size)?;
-                let scratch = self.resources.map(SCRATCH_SIZE)?;
+                let scratch = self.resources.map(self.layout.page_size)?;
                 let init = if id == 0 { boot } else { boot.with(VcpuFeature::POWER_OFF) };
                 self.caller.with(fd, Ioctl::ArmVcpuInit, &init)?;
                 Ok(Vcpu { fd, run, scratch })

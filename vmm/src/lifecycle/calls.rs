@@ -6,9 +6,7 @@ use realm_abi::kvm::{EnableCap, Generation, Ioctl, RealmCommand};
 use realm_abi::{Errno, kvm};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Bytes of a page for arguments.
-pub(super) const SCRATCH_SIZE: u64 = 0x1000;
-/// Where in it the argument's own argument is.
+/// Where in a scratch page, of at least 4 KiB, the argument's own argument is.
 const INNER: u64 = 0x800;
 
 /// Makes ioctls whose arguments lie in one scratch page. One thread at a time uses a page.

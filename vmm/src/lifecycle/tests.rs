@@ -184,6 +184,10 @@ const SETTINGS: RealmSettings =
     RealmSettings { hash: HashAlgorithm::SHA_256, rpv: Some([7; RPV_SIZE]), generation: Generation::V8 };
 
 fn guest() -> Guest {
+    guest_with_pages(0x1000)
+}
+
+fn guest_with_pages(page_size: u64) -> Guest {
     let config = GuestConfig {
         kernel: &image(0x2800, 0x9000),
         initrd: Some(&[1, 2, 3]),
@@ -191,7 +195,7 @@ fn guest() -> Guest {
         ram_size: 0x40_0000,
         cpus: 2,
         ipa_bits: None,
-        page_size: 0x1000,
+        page_size,
     };
     Guest::new(&config).unwrap()
 }
@@ -257,6 +261,17 @@ fn a_realm_is_built_in_the_order_the_interface_asks_for() {
     assert_eq!(kernel.take_calls(), expected);
     assert!(vm.destroy(&mut ()).is_ok());
     assert!(kernel.is_empty());
+}
+
+#[test]
+fn all_memory_is_whole_pages_of_the_host() {
+    let kernel = FakeKernel::new(None);
+    let vm = RealmVm::build(&kernel, &guest_with_pages(0x1_0000), &SETTINGS, &mut ()).unwrap();
+    let state = lock(&kernel.state);
+    let run_pages: Vec<u64> = vm.vcpus.iter().map(|vcpu| vcpu.run).collect();
+    let mut maps = state.memory.iter().filter(|(addr, _)| !run_pages.contains(addr));
+    assert!(maps.all(|(_, bytes)| bytes.len().is_multiple_of(0x1_0000)));
+    drop(state);
 }
 
 #[test]
