@@ -4,6 +4,7 @@ use super::TokenError;
 use super::cbor::Value;
 use alloc::string::String;
 use alloc::vec::Vec;
+use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 /// Profile of the platform part.
@@ -132,7 +133,10 @@ impl core::fmt::Display for Lifecycle {
 
 impl Serialize for Lifecycle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut both = serializer.serialize_struct("Lifecycle", 2)?;
+        both.serialize_field("value", &self.0)?;
+        both.serialize_field("state", self.state())?;
+        both.end()
     }
 }
 

@@ -320,7 +320,7 @@ fn unknown_claims_are_kept_and_shown_and_nothing_reaches_the_terminal_raw() {
     assert!(shown.chars().all(|c| c == '\n' || !c.is_control()));
     let json = serde_json::to_value(&token).unwrap();
     assert_eq!(json["realm"]["unknown"][0]["key"], "-70000");
-    assert_eq!(json["platform"]["lifecycle"], "0x3003 (secured)");
+    assert_eq!(json["platform"]["lifecycle"], serde_json::json!({"value": 0x3003, "state": "secured"}));
     assert_eq!(json["realm"]["initial_measurement"], "11".repeat(32));
     assert_eq!(json["platform"]["software_components"][0]["component_type"], "RMM");
 }

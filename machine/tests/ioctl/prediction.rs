@@ -130,7 +130,7 @@ fn measured(vmm: &Vmm, pc: u64, gprs: [u64; 3]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn the_predicted_measurement_is_the_measured_one((ipa_bits, hash, steps, pc, gprs) in scenario()) {
