@@ -3,22 +3,13 @@
 #![no_main]
 
 /// The driver of the property test.
-#[path = "../../machine/tests/oracle"]
-#[allow(dead_code, reason = "the property test also counts what it has covered")]
-mod oracle {
-    pub mod addresses;
-    pub mod coverage;
-    pub mod driver;
-    pub mod enter;
-    pub mod guest;
-    pub mod random;
-    pub mod state;
-    pub mod steps;
-}
+#[path = "../../machine/tests/oracle/all.rs"]
+#[allow(dead_code, reason = "the property test also counts what it has covered, and shortens what fails")]
+mod oracle;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use oracle::driver::Driver;
+use oracle::sequence::{Start, run};
 use oracle::steps::Step;
 use realmkit_fuzz::structured;
 
@@ -32,22 +23,11 @@ struct Input {
     steps: Vec<(u8, u32)>,
 }
 
-fn run(input: &Input) -> Result<(), String> {
-    let mut driver = Driver::new(input.seed, input.wide);
-    for (index, &(kind, seed)) in input.steps.iter().take(MAX_STEPS).enumerate() {
-        driver.step(Step { kind, seed })?;
-        if index % 10 == 9 {
-            driver.compare(false)?;
-        }
-    }
-    driver.compare(true)?;
-    driver.tear_down()?;
-    driver.compare(true)
-}
-
 fuzz_target!(|data: &[u8]| {
     let Ok(input) = structured::<Input>(data) else { return };
-    if let Err(why) = run(&input) {
+    let steps: Vec<Step> =
+        input.steps.iter().take(MAX_STEPS).map(|&(kind, seed)| Step { kind, seed }).collect();
+    if let Err(why) = run(Start { seed: input.seed, wide: input.wide }, &steps) {
         panic!("{why}\n{input:?}");
     }
 });

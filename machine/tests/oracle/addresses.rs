@@ -4,8 +4,8 @@ use realm_machine::config::DRAM_BASE;
 use realm_model::Model;
 
 /// Bytes of DRAM.
-pub const DRAM_SIZE: u64 = 4 << 20;
-/// A run of granules aligned to a 2 MiB block.
+pub const DRAM_SIZE: u64 = 6 << 20;
+/// Two runs of granules, each aligned to a 2 MiB block.
 pub const BLOCK: u64 = DRAM_BASE + (2 << 20);
 /// The widths and tables of realms: IPA bits, starting level, tables.
 pub const GEOMETRIES: [(u8, i64, u32); 6] =

@@ -1,9 +1,11 @@
 //! REC_ENTER as a Host makes it, and the end of everything.
 
+use crate::oracle::addresses::BLOCK;
 use crate::oracle::driver::Driver;
 use crate::oracle::random::Choice;
 use crate::oracle::steps::align;
 use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, RecRun, RmiCommand};
+use realm_machine::memory::Pas;
 use realm_model::{Entry, GranuleState, LastExit, RealmState};
 use zerocopy::IntoBytes;
 
@@ -93,7 +95,7 @@ impl Driver {
         let granules: Vec<u64> = {
             let shared = self.shared();
             let ours = self.pool.iter().chain(&self.host_pages).copied();
-            let block = (0..512).map(|i| crate::oracle::addresses::BLOCK + i * 0x1000);
+            let block = (0..1024).map(|i| BLOCK + i * 0x1000);
             ours.chain(block)
                 .filter(|pa| shared.model.granule_state(*pa) != Some(GranuleState::Undelegated))
                 .collect()
@@ -119,6 +121,10 @@ impl Driver {
         let shared = self.shared();
         let rtt =
             spare.into_iter().find(|pa| shared.model.granule_state(*pa) == Some(GranuleState::Delegated));
+        let unused = self.pool.iter().copied().find(|pa| {
+            shared.model.granule_state(*pa) == Some(GranuleState::Undelegated)
+                && self.machine.memory().pas(*pa) == Some(Pas::NonSecure)
+        });
         let rtts = &shared.model.realms().get(&rd)?.rtts;
         let start = shared.model.realms().get(&rd)?.rtt_level_start;
         let ((level, base), table) =
@@ -129,7 +135,10 @@ impl Driver {
             Some(index) if *level == 3 => RmiCommand::DataDestroy { rd, ipa: base + index as u64 * size },
             Some(index) => {
                 let ipa = base + index as u64 * size;
-                RmiCommand::RttCreate { rd, rtt: rtt?, ipa, level: level + 1 }
+                match rtt {
+                    Some(rtt) => RmiCommand::RttCreate { rd, rtt, ipa, level: level + 1 },
+                    None => RmiCommand::GranuleDelegate { addr: unused? },
+                }
             }
             None => RmiCommand::RttDestroy { rd, ipa: align(*base, level - 1), level: *level },
         })

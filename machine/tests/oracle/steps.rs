@@ -1,7 +1,7 @@
 //! Steps of a sequence: each is a kind and a number, and what it does follows from them and the state of the model. Most
 //! of what it names is right; one argument in a dozen is not.
 
-use crate::oracle::addresses::{BAD_PAS, GEOMETRIES, interesting_ipas};
+use crate::oracle::addresses::{BAD_PAS, BLOCK, GEOMETRIES, interesting_ipas};
 use crate::oracle::driver::Driver;
 use crate::oracle::random::Choice;
 use realm_abi::rmi::{
@@ -46,7 +46,7 @@ const fn kind(byte: u8) -> Kind {
         124..=143 => Kind::Service,
         144..=250 => Kind::Command(byte - 144),
         251..=252 => Kind::Secure,
-        253..=254 => Kind::Garbage,
+        253 => Kind::Garbage,
         _ => Kind::Block,
     }
 }
@@ -450,23 +450,37 @@ impl Driver {
         self.call(RmiCommand::RecCreate { rd, rec, params_ptr }).map(drop)
     }
 
-    /// Fills a whole table with a run of granules, so that there is a block to fold, read, destroy and unfold.
+    /// Fills a whole table with a run, which mostly fits a block, and folds it; so there is a block to read, destroy and
+    /// unfold.
     fn block(&mut self, c: &mut Choice) -> Result<(), String> {
-        use crate::oracle::addresses::BLOCK;
         let rd = self.rd(c);
-        let ipa = c.of(&[0, 0x20_0000]);
-        let free = {
-            let shared = self.shared();
-            (0..512)
-                .all(|i| shared.model.granule_state(BLOCK + i * 0x1000) == Some(GranuleState::Undelegated))
-        };
-        if !free || self.shared().model.walk(rd, ipa, 3).is_none_or(|walk| walk.level != 3) {
+        let half = self.shared().model.realms().get(&rd).map_or(0, |realm| realm.ipa_end() / 2);
+        let unprotected = c.one_in(3);
+        let ipa = c.of(&[0, 0x20_0000]) + if unprotected { half } else { 0 };
+        let first = c.of(&[0, 0, 0, 0x1000]);
+        let odd_one = c.one_in(4).then(|| c.below(512));
+        if self.shared().model.walk(rd, ipa, 3).is_none_or(|walk| walk.level != 3) {
+            return Ok(());
+        }
+        if unprotected {
+            for i in 0..512 {
+                let at = i * 0x1000;
+                let attributes = if odd_one == Some(i) { 0x58 } else { 0xd8 };
+                let desc = UnprotectedDesc((0x8000_0000 + first + at) | attributes);
+                self.call(RmiCommand::RttMapUnprotected { rd, ipa: ipa + at, level: 3, desc })?;
+            }
+            return self.call(RmiCommand::RttFold { rd, ipa, level: 3 }).map(drop);
+        }
+        let run = BLOCK + first;
+        let free =
+            |driver: &Self, pa| driver.shared().model.granule_state(pa) == Some(GranuleState::Undelegated);
+        if !(0..=512).all(|i| free(self, run + i * 0x1000)) {
             return Ok(());
         }
         for i in 0..512 {
-            let (data, ipa) = (BLOCK + i * 0x1000, ipa + i * 0x1000);
+            let data = run + if odd_one == Some(i) { 512 } else { i } * 0x1000;
             self.call(RmiCommand::GranuleDelegate { addr: data })?;
-            self.call(RmiCommand::DataCreateUnknown { rd, data, ipa })?;
+            self.call(RmiCommand::DataCreateUnknown { rd, data, ipa: ipa + i * 0x1000 })?;
         }
         self.call(RmiCommand::RttFold { rd, ipa, level: 3 }).map(drop)
     }
