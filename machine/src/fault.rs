@@ -2,11 +2,11 @@
 //! places there are to fail at.
 
 use crate::log::lock;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// A kind of call that can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Point {
     /// The Host core allocates pages: `None`.
     Alloc,
@@ -40,8 +40,8 @@ struct Armed {
 
 #[derive(Debug, Default)]
 struct State {
-    counts: HashMap<Point, u64>,
-    armed: HashMap<Point, Armed>,
+    counts: BTreeMap<Point, u64>,
+    armed: BTreeMap<Point, Armed>,
     fired: u64,
 }
 

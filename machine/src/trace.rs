@@ -34,9 +34,15 @@ pub enum HostEvent {
 
 #[derive(Debug, Default)]
 struct State {
-    commands: BTreeMap<&'static str, u64>,
-    failures: BTreeMap<&'static str, u64>,
+    /// Calls and failures by function identifier.
+    commands: BTreeMap<u64, Calls>,
     events: Vec<HostEvent>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Calls {
+    all: u64,
+    failed: u64,
 }
 
 /// The record of one machine.
@@ -58,11 +64,9 @@ impl Trace {
 
     pub(crate) fn smc(&self, regs: [u64; 8], reply: [u64; 5]) {
         let mut state = lock(&self.state);
-        let name = RmiCommand::from_regs(&regs).name().unwrap_or("other");
-        *state.commands.entry(name).or_insert(0) += 1;
-        if reply[0] != 0 {
-            *state.failures.entry(name).or_insert(0) += 1;
-        }
+        let calls = state.commands.entry(regs[0]).or_default();
+        calls.all += 1;
+        calls.failed += u64::from(reply[0] != 0);
         if self.full {
             state.events.push(HostEvent::Smc { regs, reply });
         }
@@ -84,19 +88,31 @@ impl Trace {
     /// Calls of each RMI command, by the specification's name; "other" for what is none.
     #[must_use]
     pub fn commands(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.state).commands.clone()
+        self.by_name(|calls| calls.all)
     }
 
     /// Calls of each RMI command that did not return success.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.state).failures.clone()
+        self.by_name(|calls| calls.failed)
     }
 
     /// All RMI calls.
     #[must_use]
     pub fn total(&self) -> u64 {
-        lock(&self.state).commands.values().sum()
+        lock(&self.state).commands.values().map(|calls| calls.all).sum()
+    }
+
+    /// A count by the specification's name of the command; commands with a count of zero are left out.
+    fn by_name(&self, count: impl Fn(&Calls) -> u64) -> BTreeMap<&'static str, u64> {
+        let mut named = BTreeMap::new();
+        for (fid, calls) in &lock(&self.state).commands {
+            let name = RmiCommand::from_regs(&[*fid, 0, 0, 0, 0, 0, 0, 0]).name().unwrap_or("other");
+            if count(calls) > 0 {
+                *named.entry(name).or_insert(0) += count(calls);
+            }
+        }
+        named
     }
 
     /// Everything the Host saw, in order; nothing unless the machine records it.

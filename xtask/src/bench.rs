@@ -19,6 +19,8 @@ pub struct Options {
 
 /// Guest memory of the realm lives, in MiB.
 const LIFE_SIZES: [u64; 3] = [64, 256, 1024];
+/// The RMM core's own entry, as it is called in profiles.
+const RMM_ENTRY: &str = "::run_command";
 /// Growth from one size to the next may differ from proportional by this much: fixed costs weigh on the smallest.
 const LINEAR_WITHIN: f64 = 0.10;
 
@@ -40,7 +42,10 @@ struct Conditions {
 struct CommandCost {
     command: String,
     calls: u64,
+    /// From the Host's SMC to its return, the machine's own work included.
     instructions_per_call: u64,
+    /// Of these, in the RMM core and what it calls.
+    rmm_instructions_per_call: u64,
 }
 
 /// One whole realm life.
@@ -67,19 +72,21 @@ pub fn bench(options: &Options) -> Result {
     let names = shell::output(&mut Command::new(&program))?;
     let mut commands = Vec::new();
     for name in names.lines() {
-        let (calls, instructions) = shell::step(name, || callgrind(&program, &[name]))?;
+        let (calls, profile) = shell::step(name, || callgrind(&program, &[name]))?;
         let calls: u64 = parse(name, &calls)?;
         commands.push(CommandCost {
             command: name.to_owned(),
             calls,
-            instructions_per_call: instructions / calls.max(1),
+            instructions_per_call: profile.total()? / calls.max(1),
+            rmm_instructions_per_call: profile.inclusive(RMM_ENTRY)? / calls.max(1),
         });
     }
     let mut lives = Vec::new();
     for mib in LIFE_SIZES {
         let size = mib.to_string();
-        let (output, instructions) =
+        let (output, profile) =
             shell::step(&format!("a realm life with {mib} MiB"), || callgrind(&program, &["--life", &size]))?;
+        let instructions = profile.total()?;
         let output: LifeOutput = serde_json::from_str(&output)
             .map_err(|error| Error::Other(format!("the life of {mib} MiB printed no JSON: {error}")))?;
         lives.push(Life {
@@ -112,8 +119,8 @@ fn build() -> Result<PathBuf> {
     Ok(shell::target().join("release/examples/instructions"))
 }
 
-/// Runs the program under callgrind: what it printed, and the instructions collected.
-fn callgrind(program: &Path, args: &[&str]) -> Result<(String, u64)> {
+/// Runs the program under callgrind: what it printed, and the profile.
+fn callgrind(program: &Path, args: &[&str]) -> Result<(String, Profile)> {
     let out = shell::target().join("callgrind.out");
     let mut command = Command::new("valgrind");
     command
@@ -127,12 +134,49 @@ fn callgrind(program: &Path, args: &[&str]) -> Result<(String, u64)> {
             "glibc.cpu.x86_rep_movsb_threshold=0x7fffffff:glibc.cpu.x86_rep_stosb_threshold=0x7fffffff",
         );
     let printed = shell::output(&mut command)?;
-    let profile = std::fs::read_to_string(&out).map_err(Error::file(&out))?;
-    let total = profile
-        .lines()
-        .find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")))
-        .ok_or_else(|| Error::Other(format!("{}: callgrind wrote no totals", out.display())))?;
-    Ok((printed, parse("callgrind's totals", total)?))
+    Ok((printed, Profile(std::fs::read_to_string(&out).map_err(Error::file(&out))?)))
+}
+
+/// What callgrind wrote (its profile data format, version 1).
+struct Profile(String);
+
+impl Profile {
+    /// All instructions collected.
+    fn total(&self) -> Result<u64> {
+        let total = self
+            .0
+            .lines()
+            .find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
+        parse("callgrind's totals", total.unwrap_or("none"))
+    }
+
+    /// The instructions of all calls to the functions with `name` in their name, and of what those called.
+    fn inclusive(&self, name: &str) -> Result<u64> {
+        // A function's name stands with its number where it first occurs, later the number alone: "cfn=(12) name", "cfn=(12)".
+        let mut wanted = std::collections::HashSet::new();
+        let mut callee_wanted = false;
+        let mut cost_follows = false;
+        let mut sum = 0;
+        for line in self.0.lines() {
+            if let Some(function) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
+                let (id, full) = function.split_once(' ').unwrap_or((function, ""));
+                if full.contains(name) {
+                    wanted.insert(id.to_owned());
+                }
+                if line.starts_with('c') {
+                    callee_wanted = wanted.contains(id);
+                }
+            } else if line.starts_with("calls=") {
+                cost_follows = callee_wanted;
+            } else if std::mem::take(&mut cost_follows) {
+                sum += parse("a call's cost", line.rsplit(' ').next().unwrap_or(line))?;
+            }
+        }
+        if sum == 0 {
+            return Err(Error::Other(format!("callgrind saw no call of `{name}`: was it inlined?")));
+        }
+        Ok(sum)
+    }
 }
 
 fn parse(what: &str, text: &str) -> Result<u64> {
@@ -148,9 +192,11 @@ fn write(report: &Report, json: Option<&Path>) -> Result {
     if let Some(path) = json {
         std::fs::write(path, text + "\n").map_err(Error::file(path))?;
     }
-    println!("| RMI command, in one process | calls | instructions per call |\n|---|---:|---:|");
-    for CommandCost { command, calls, instructions_per_call } in &report.commands {
-        println!("| {command} | {calls} | {instructions_per_call} |");
+    println!(
+        "| RMI command, in one process | calls | instructions per call | of these in the RMM |\n|---|---:|---:|---:|"
+    );
+    for CommandCost { command, calls, instructions_per_call, rmm_instructions_per_call } in &report.commands {
+        println!("| {command} | {calls} | {instructions_per_call} | {rmm_instructions_per_call} |");
     }
     println!(
         "\n| realm life, guest memory | granules | RMI calls | instructions | per granule |\n|---|---:|---:|---:|---:|"
@@ -178,4 +224,21 @@ fn check_linear(lives: &[Life]) -> Result {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_a_function_is_that_of_all_calls_to_it() {
+        let profile = Profile(
+            "fn=(1) main\n5 10\ncfn=(2) core::run_command\ncalls=1 9\n6 300\ncfn=(3) other\ncalls=2 1\n7 50\nfn=(4) again\n\
+             cfn=(2)\ncalls=3 9\n8 900\ntotals: 1260\n"
+                .into(),
+        );
+        assert_eq!(profile.inclusive("::run_command").unwrap(), 1200);
+        assert_eq!(profile.total().unwrap(), 1260);
+        assert!(profile.inclusive("::absent").is_err());
+    }
 }
