@@ -65,6 +65,28 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A label and items separated by commas, in lines of at most 100 columns.
+pub fn list(label: &str, items: &[String]) -> String {
+    let indent = label.chars().count();
+    let (mut text, mut column) = (label.to_owned(), indent);
+    for (i, item) in items.iter().enumerate() {
+        let separator = if i + 1 == items.len() { "" } else { "," };
+        let width = item.chars().count() + separator.len();
+        if column > indent && column + 1 + width > 100 {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if column > indent {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(item);
+        text.push_str(separator);
+        column += width;
+    }
+    text
+}
+
 /// Columns as wide as their widest cell; the columns named in `right` are aligned to the right.
 pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
@@ -101,6 +123,18 @@ mod tests {
     fn bytes_are_shown_in_the_largest_unit_that_divides_them() {
         let shown: Vec<String> = [0, 1023, 4096, 4097, 256 << 20, 1 << 30].into_iter().map(bytes).collect();
         assert_eq!(shown, ["0 B", "1023 B", "4 KiB", "4097 B", "256 MiB", "1 GiB"]);
+    }
+
+    #[test]
+    fn a_list_is_broken_into_lines_under_its_label() {
+        let items: Vec<String> = (0..30).map(|i| format!("item {i:02}")).collect();
+        let text = list("what: ", &items);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() <= 100));
+        assert!(lines[0].starts_with("what: item 00, ") && lines[1].starts_with("      item "));
+        assert!(text.ends_with("item 29"));
+        assert_eq!(list("none: ", &[]), "none: ");
     }
 
     #[test]

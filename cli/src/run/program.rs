@@ -1,6 +1,7 @@
 //! What runs in the realm: a short program instead of the kernel's instructions. It looks at everything the realm was
 //! promised, through its own stage 2 and the RSI and PSCI calls a kernel makes.
 
+use crate::realm_options::hash_name;
 use realm_abi::kvm::vcpu_mpidr;
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE, Ripas, Version};
@@ -176,7 +177,7 @@ impl Program<'_> {
         if (config.ipa_width, config.hash_algo, config.rpv) != expected {
             return Err("RSI_REALM_CONFIG: not what the realm was configured with".into());
         }
-        self.found(format!("{} IPA bits, {}", config.ipa_width, config.hash_algo));
+        self.found(format!("{} IPA bits, {}", config.ipa_width, hash_name(config.hash_algo)));
         Ok(())
     }
 
@@ -269,7 +270,9 @@ impl Program<'_> {
                 }
             })?;
         }
-        self.found(format!("{} CPUs were up", self.plan.cpus));
+        if self.plan.cpus > 1 {
+            self.found(format!("all {} CPUs were up", self.plan.cpus));
+        }
         Ok(())
     }
 

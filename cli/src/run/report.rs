@@ -137,10 +137,10 @@ impl<'a> Report<'a> {
         );
         text.push_str(&self.step_table());
         let list = |counts: &BTreeMap<&str, u64>| {
-            counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+            counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>()
         };
-        let _ = writeln!(text, "\nRMI calls: {}", list(self.rmi_calls));
-        let _ = writeln!(text, "REC exits: {}", list(self.exits));
+        let _ = writeln!(text, "\n{}", output::list("RMI calls: ", &list(self.rmi_calls)));
+        let _ = writeln!(text, "{}", output::list("REC exits: ", &list(self.exits)));
         let _ = writeln!(text, "\nIn the realm:");
         for line in self.realm {
             let _ = writeln!(text, "  {line}");
@@ -169,7 +169,7 @@ impl<'a> Report<'a> {
                 step.name.clone(),
                 step.rmi_calls.to_string(),
                 format!("{:+}", step.delegated.cast_signed() - step.undelegated.cast_signed()),
-                output::bytes(step.bytes),
+                if step.bytes == 0 { String::new() } else { output::bytes(step.bytes) },
                 format!("{:.3} s", step.seconds),
             ]
         };
