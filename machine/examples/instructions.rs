@@ -14,7 +14,7 @@ use realm_abi::rmi::{
     Version,
 };
 use realm_abi::rsi::RsiCall;
-use realm_machine::config::DRAM_BASE;
+use realm_machine::config::{ClockKind, DRAM_BASE};
 use realm_machine::memory::Pas;
 use realm_machine::program::{Access, Outcome, RealmProgram};
 use realm_machine::program::{Op, Script};
@@ -52,6 +52,11 @@ fn main() {
     println!("{}", scenario.calls.get());
 }
 
+/// A machine with one CPU whose clock stands still, so that runs repeat exactly.
+fn still_machine(dram_size: u64) -> MachineConfig {
+    MachineConfig { clock: ClockKind::Manual, ..MachineConfig::new(dram_size, 1) }
+}
+
 /// The function callgrind collects in.
 #[inline(never)]
 fn realmkit_measured(machine: &Machine, command: &RmiCommand) -> RmiReply {
@@ -67,7 +72,7 @@ struct Scenario {
 
 impl Scenario {
     fn new(only: String) -> Self {
-        let machine = Machine::new(MachineConfig::new(64 << 20, 1)).expect("64 MiB are whole granules");
+        let machine = Machine::new(still_machine(64 << 20)).expect("64 MiB are whole granules");
         Self { machine, only, calls: Cell::new(0), next: Cell::new(DRAM_BASE) }
     }
 
@@ -289,7 +294,7 @@ fn life(mib: u64) {
     };
     let guest = Guest::new(&config).expect("the kernel is made to fit");
     // Room for the shared side of what is loaded, tables, and the Host's own pages.
-    let machine = Machine::new(MachineConfig::new(2 * ram_size + (64 << 20), 1)).expect("whole granules");
+    let machine = Machine::new(still_machine(2 * ram_size + (64 << 20))).expect("whole granules");
     let ram = guest.layout.ram;
     machine.set_programs(move |_| Box::new(TouchAll { next: ram.base, end: ram.base + ram.size }));
     realmkit_measured_life(&machine, &guest);
