@@ -66,7 +66,9 @@ impl Model {
             *entry = Entry::Assigned { pa: data, ripas };
         }
         self.set_granule(data, GranuleState::Data);
-        self.data.insert(data, content.map(|page| page.0.to_vec()));
+        // Without a source the content is not specified, but none of what was there before: zeros in this RMM.
+        let content = content.map_or_else(|| vec![0; 4096], |page| page.0.to_vec());
+        self.data.insert(data, Some(content));
         Outcome::success(&[])
     }
 

@@ -7,6 +7,8 @@ use realm_model::Model;
 pub const DRAM_SIZE: u64 = 6 << 20;
 /// Two runs of granules, each aligned to a 2 MiB block.
 pub const BLOCK: u64 = DRAM_BASE + (2 << 20);
+/// Where a realm sees such a run.
+pub const RUN_IPA: u64 = 0x60_0000;
 /// The widths and tables of realms: IPA bits, starting level, tables.
 pub const GEOMETRIES: [(u8, i64, u32); 6] =
     [(33, 1, 1), (33, 1, 1), (40, 0, 1), (42, 1, 8), (32, 2, 4), (48, 0, 1)];
@@ -52,6 +54,8 @@ pub fn interesting_ipas(model: &Model, rd: u64) -> Vec<u64> {
         0x20_0000,
         0x20_1000,
         0x40_0000,
+        RUN_IPA,
+        RUN_IPA + 0x1000,
         0x4000_0000,
         half - 0x1000,
         half,
@@ -59,6 +63,7 @@ pub fn interesting_ipas(model: &Model, rd: u64) -> Vec<u64> {
         half + 0x1000,
         half + 0x2000,
         half + 0x20_0000,
+        half + RUN_IPA,
         end - 0x1000,
         end,
         end + 0x1000,

@@ -5,7 +5,9 @@ use crate::oracle::coverage::Coverage;
 use crate::oracle::guest::{OracleProgram, Pending};
 use crate::oracle::random::Choice;
 use crate::oracle::sequence::Start;
-use realm_abi::rmi::{EnterFlags, RealmParams, RecExit, RecRun, ReturnCode, RmiCommand, RmiReply};
+use realm_abi::GRANULE_SIZE;
+use realm_abi::rmi::{EnterFlags, RealmParams, RecEnter, RecExit, RecRun, ReturnCode, RmiCommand, RmiReply};
+use realm_abi::smccc::SVE_HINT;
 use realm_machine::config::{ClockKind, DRAM_BASE};
 use realm_machine::memory::{Memory, Pas};
 use realm_machine::{Machine, MachineConfig};
@@ -29,6 +31,9 @@ pub struct Shared {
     pub guest_ops: u32,
     pub trap_wfi: bool,
     pub trap_wfe: bool,
+    /// Whether the realm runs in this REC_ENTER, and what was passed.
+    pub ran: bool,
+    pub enter: RecEnter,
     /// The run structure of this REC_ENTER.
     pub run_page: u64,
     /// The run structure, if another world took it while the realm ran.
@@ -114,6 +119,8 @@ impl Driver {
             guest_ops: 0,
             trap_wfi: false,
             trap_wfe: false,
+            ran: false,
+            enter: RecEnter::default(),
             run_page: 0,
             lost_page: None,
         }));
@@ -131,7 +138,24 @@ impl Driver {
     /// # Errors
     /// What differs, with the last calls before.
     pub fn call(&mut self, command: RmiCommand) -> Result<RmiReply, String> {
-        self.regs(command.to_regs(), &format!("{command:x?}"), command.name().unwrap_or("unknown"))
+        let mut regs = command.to_regs();
+        let mut shared = self.shared();
+        let c = &mut shared.choice;
+        if c.one_in(4) {
+            // Registers a command does not use should be zero, and mean nothing if they are not.
+            let mut all = [u64::MAX; 8];
+            all[0] = regs[0];
+            for (register, used) in regs.iter_mut().zip(RmiCommand::from_regs(&all).to_regs()).skip(1) {
+                if used == 0 {
+                    *register = c.next();
+                }
+            }
+        }
+        if c.one_in(16) {
+            regs[0] |= SVE_HINT;
+        }
+        drop(shared);
+        self.regs(regs, &format!("{command:x?}"), command.name().unwrap_or("unknown"))
     }
 
     pub fn regs(&mut self, regs: [u64; 8], text: &str, name: &str) -> Result<RmiReply, String> {
@@ -178,10 +202,14 @@ impl Driver {
         shared.coverage.count(name, &end);
         if reply.code.is_success() {
             shared.count_folding(&regs);
+            self.check_wiped(&regs)?;
         }
         shared.coverage.count("returned", &format!("{:?}", reply.code));
         if outcome == Outcome::Entered {
             let exit = self.read_exit(regs[2])?;
+            if shared.ran {
+                check_interrupts(&shared.enter, &exit, shared.model.config().features.gicv3_num_lrs() + 1)?;
+            }
             let name = shared.model.observe_exit(&exit)?;
             shared.coverage.count("exit", name);
             shared.coverage.count("exit reason", &exit.exit_reason.to_string());
@@ -206,6 +234,8 @@ impl Driver {
         let flags = EnterFlags::from_bits_retain(run.enter.flags);
         let mut shared = self.shared();
         shared.guest_ops = 0;
+        shared.ran = shared.model.expected_resume().is_some();
+        shared.enter = run.enter.clone();
         shared.run_page = run_ptr;
         shared.trap_wfi = flags.contains(EnterFlags::TRAP_WFI);
         shared.trap_wfe = flags.contains(EnterFlags::TRAP_WFE);
@@ -216,6 +246,18 @@ impl Driver {
             return Ok(());
         }
         shared.retry(rec)
+    }
+
+    /// What comes back to the Host shows nothing of what it was: this RMM leaves zeros.
+    fn check_wiped(&self, regs: &[u64; 8]) -> Result<(), String> {
+        let RmiCommand::GranuleUndelegate { addr } = RmiCommand::from_regs(regs) else { return Ok(()) };
+        let mut page = [0; GRANULE_SIZE as usize];
+        let memory = self.machine.memory();
+        memory.read(Pas::NonSecure, Pas::NonSecure, addr, &mut page).map_err(|fault| fault.to_string())?;
+        match page.iter().position(|byte| *byte != 0) {
+            None => Ok(()),
+            Some(at) => Err(format!("granule {addr:#x} comes back with something at offset {at:#x}")),
+        }
     }
 
     fn read_exit(&self, run_ptr: u64) -> Result<RecExit, String> {
@@ -252,6 +294,19 @@ fn rec_aux_count(machine: &Machine) -> u64 {
     done(RmiCommand::GranuleUndelegate { addr: rd });
     done(RmiCommand::GranuleUndelegate { addr: rtt_base });
     count
+}
+
+/// Nothing in this machine changes list registers while a realm runs: they come back as they went, those the CPU does not
+/// have as zeros, and of ICH_HCR_EL2 only the Host's bits (RMM 1.0 section A6.1).
+fn check_interrupts(enter: &RecEnter, exit: &RecExit, implemented: u64) -> Result<(), String> {
+    let lrs = (0u64..).zip(enter.gicv3_lrs).map(|(i, lr)| if i < implemented { lr } else { 0 });
+    if !lrs.eq(exit.gicv3_lrs) {
+        return Err(format!("list registers {:x?} come back as {:x?}", enter.gicv3_lrs, exit.gicv3_lrs));
+    }
+    if exit.gicv3_hcr != enter.gicv3_hcr {
+        return Err(format!("ICH_HCR_EL2 {:#x} comes back as {:#x}", enter.gicv3_hcr, exit.gicv3_hcr));
+    }
+    Ok(())
 }
 
 /// Feature register 0 as the machine's features make it.

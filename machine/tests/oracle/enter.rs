@@ -49,9 +49,18 @@ impl Driver {
             }
         }
         run.enter.flags = flags.bits();
+        if c.one_in(4) {
+            // Bits without a meaning, and list registers this CPU does not have.
+            run.enter.flags |= c.next() << 5;
+            run.enter.gicv3_lrs[5] = c.next();
+        }
         run.enter.gprs = std::array::from_fn(|_| c.next());
         self.interrupts(c, &mut run);
-        let run_ptr = self.host_page(c, run.as_bytes());
+        // What is in the exit's half, or between fields, must not show.
+        let mut page = run.as_bytes().to_vec();
+        page[0x800..].fill(c.next() as u8);
+        page[8..0x200].fill(c.next() as u8);
+        let run_ptr = self.host_page(c, &page);
         self.call(RmiCommand::RecEnter { rec, run_ptr }).map(drop)
     }
 

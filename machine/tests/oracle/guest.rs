@@ -6,6 +6,7 @@ use crate::oracle::random::Choice;
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::{DataFlags, RmiCommand, Version};
 use realm_abi::rsi::{HostCall, RsiCall, RsiStatus};
+use realm_abi::smccc::SVE_HINT;
 use realm_machine::Machine;
 use realm_machine::memory::Pas;
 use realm_machine::program::{Access, Op, Outcome, ProgramKey, RealmProgram, SmcRegs};
@@ -315,7 +316,13 @@ impl Shared {
                 call.gprs = std::array::from_fn(|_| choice.next());
                 GuestOp::Write(page, call.as_bytes().to_vec())
             }
-            9..=17 => smc(&RsiOp(choice.next()).call(&ipas).to_regs()),
+            9..=17 => {
+                let mut regs = RsiOp(choice.next()).call(&ipas).to_regs();
+                if choice.one_in(16) {
+                    regs[0] |= SVE_HINT;
+                }
+                smc(&regs)
+            }
             18..=21 => smc(&self.psci_call(rec, &mut choice, &ipas).to_regs()),
             22 => smc(&unknown_call(&mut choice)),
             _ => match choice.below(3) {

@@ -1,7 +1,7 @@
 //! Steps of a sequence: each is a kind and a number, and what it does follows from them and the state of the model. Most
 //! of what it names is right; one argument in a dozen is not.
 
-use crate::oracle::addresses::{BAD_PAS, BLOCK, GEOMETRIES, interesting_ipas};
+use crate::oracle::addresses::{BAD_PAS, BLOCK, GEOMETRIES, RUN_IPA, interesting_ipas};
 use crate::oracle::driver::Driver;
 use crate::oracle::random::Choice;
 use realm_abi::rmi::{
@@ -289,7 +289,14 @@ impl Driver {
         }
         let rd = self.delegated(c)?;
         let params = self.realm_params(c, rtt_base, (s2sz, level, tables));
-        let params_ptr = self.host_page(c, params.as_bytes());
+        let mut page = params.as_bytes().to_vec();
+        if c.one_in(3) {
+            // Bytes between fields mean nothing, and are not measured.
+            for hole in [0x9..0x10, 0x31..0x400, 0x440..0x800, 0x802..0x808, 0x81c..0x1000] {
+                page[hole].fill(c.next() as u8);
+            }
+        }
+        let params_ptr = self.host_page(c, &page);
         self.call(RmiCommand::RealmCreate { rd, params_ptr }).map(drop)
     }
 
@@ -361,6 +368,10 @@ impl Driver {
         let rd = self.rd(c);
         let ipa = self.ipa(c, rd, |level, _| level < 3);
         let to = if c.one_in(4) { c.below(4) as i64 } else { 3 };
+        self.tables(c, rd, ipa, to)
+    }
+
+    fn tables(&mut self, c: &mut Choice, rd: u64, ipa: u64, to: i64) -> Result<(), String> {
         for level in self.start_level(rd) + 1..=to {
             let table =
                 self.shared().model.walk(rd, ipa, level - 1).is_some_and(|walk| walk.entry == Entry::Table);
@@ -374,13 +385,7 @@ impl Driver {
 
     /// Gives a new realm memory at its first pages, as a VMM does.
     fn populate(&mut self, c: &mut Choice, rd: u64) -> Result<(), String> {
-        let start = self.start_level(rd);
-        for level in start + 1..=3 {
-            if self.shared().model.walk(rd, 0, level - 1).is_some_and(|walk| walk.entry != Entry::Table) {
-                let rtt = self.delegated(c)?;
-                self.call(RmiCommand::RttCreate { rd, rtt, ipa: 0, level })?;
-            }
-        }
+        self.tables(c, rd, 0, 3)?;
         self.call(RmiCommand::RttInitRipas { rd, base: 0, top: c.of(&[0x3000, 0x5000, 0x20_0000]) })?;
         for ipa in [0, 0x1000, 0x2000] {
             let content: Vec<u8> = (0..0x200).flat_map(|_| c.next().to_le_bytes()).collect();
@@ -415,7 +420,7 @@ impl Driver {
         params.num_aux = aux.len() as u64;
         params.aux[..aux.len()].copy_from_slice(&aux);
         match c.below(40) {
-            0 => params.mpidr = c.of(&[index + 1, 1 << 8, 1 << 16, 1 << 24]),
+            0 => params.mpidr = c.of(&[index + 1, 1 << 8, 1 << 16, 1 << 24, index | 0x10, index | 1 << 32]),
             1 => params.num_aux = c.of(&[0, 2, 16, 17, u64::MAX]),
             2 => params.aux[0] = c.of(&BAD_PAS),
             3 => params.aux[0] = c.of(&self.pool),
@@ -446,7 +451,13 @@ impl Driver {
             aux.push(self.fresh(c)?);
         }
         let params = self.rec_params(c, rd, aux);
-        let params_ptr = self.host_page(c, params.as_bytes());
+        let mut page = params.as_bytes().to_vec();
+        if c.one_in(3) {
+            for hole in [0x8..0x100, 0x108..0x200, 0x208..0x300, 0x340..0x800, 0x888..0x1000] {
+                page[hole].fill(c.next() as u8);
+            }
+        }
+        let params_ptr = self.host_page(c, &page);
         self.call(RmiCommand::RecCreate { rd, rec, params_ptr }).map(drop)
     }
 
@@ -456,9 +467,10 @@ impl Driver {
         let rd = self.rd(c);
         let half = self.shared().model.realms().get(&rd).map_or(0, |realm| realm.ipa_end() / 2);
         let unprotected = c.one_in(3);
-        let ipa = c.of(&[0, 0x20_0000]) + if unprotected { half } else { 0 };
+        let ipa = c.of(&[RUN_IPA, RUN_IPA, RUN_IPA + 0x20_0000]) + if unprotected { half } else { 0 };
         let first = c.of(&[0, 0, 0, 0x1000]);
         let odd_one = c.one_in(4).then(|| c.below(512));
+        self.tables(c, rd, ipa, 3)?;
         if self.shared().model.walk(rd, ipa, 3).is_none_or(|walk| walk.level != 3) {
             return Ok(());
         }
