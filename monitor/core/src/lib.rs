@@ -2,7 +2,7 @@
 //! RMM-EL3 interface and the Non-secure world over PSCI.
 //!
 //! The monitor trusts neither side: an address from a lower world is checked against the table before anything changes.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -15,4 +15,10 @@
     )
 )]
 
+pub mod device_tree;
 pub mod gpt;
+pub mod layout;
+pub mod package;
+pub mod psci;
+pub mod smc;
+pub mod stage1;

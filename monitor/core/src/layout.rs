@@ -1,0 +1,123 @@
+//! Where things are on the board (QEMU virt with RME), and what the firmware keeps for itself.
+
+use crate::device_tree::Board;
+use crate::gpt::{Gpi, Gpt, L0_REGION_SHIFT, L1_TABLE_SIZE, LayoutError};
+use realm_abi::GRANULE_SIZE;
+
+/// A range of physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Range {
+    /// From its parts.
+    #[must_use]
+    pub const fn new(base: u64, size: u64) -> Self {
+        Self { base, size }
+    }
+    /// The address behind the last byte; saturates.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.base.saturating_add(self.size)
+    }
+    /// Whether all of `other` lies inside.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        other.base >= self.base && other.end() <= self.end() && other.end() >= other.base
+    }
+}
+
+/// Most CPUs the monitor serves.
+pub const MAX_CPUS: usize = 8;
+
+/// The flash the board starts from: the monitor, then the package.
+pub const FLASH: Range = Range::new(0, 64 << 20);
+/// Where the package of RMM and payload begins in the flash.
+pub const PACKAGE: u64 = 1 << 20;
+/// On-chip memory that only the Secure and Root worlds reach.
+pub const SRAM: Range = Range::new(0x0e00_0000, 16 << 20);
+/// The monitor's data and stacks.
+pub const MONITOR_DATA: Range = Range::new(SRAM.base, (1 << 20) - L0_SIZE);
+/// Bytes of the level 0 Granule Protection Table: an entry a GiB.
+pub const L0_SIZE: u64 = (PROTECTED_SIZE >> 30) * 8;
+/// Bytes of the physical address space the Granule Protection Table covers (GPCCR_EL3.PPS = 1 TiB).
+pub const PROTECTED_SIZE: u64 = 1 << 40;
+/// The level 0 Granule Protection Table.
+pub const GPT_L0: Range = Range::new(SRAM.base + (1 << 20) - L0_SIZE, L0_SIZE);
+/// Level 1 Granule Protection Tables, as long as they fit.
+pub const GPT_L1: Range = Range::new(SRAM.base + (1 << 20), 15 << 20);
+/// Level 1 Granule Protection Tables of a machine with more memory.
+pub const GPT_L1_LARGE_BASE: u64 = 0x4200_0000;
+/// Where those may be.
+pub const GPT_L1_LARGE: Range = Range::new(GPT_L1_LARGE_BASE, 64 << 20);
+
+/// Devices on the way up to the memory.
+pub const DEVICES: Range = Range::new(0x0800_0000, 0x0600_0000);
+/// The UART everyone prints to.
+pub const UART: Range = Range::new(0x0900_0000, GRANULE_SIZE);
+/// The Secure world's UART; nobody's here.
+pub const SECURE_UART: Range = Range::new(0x0904_0000, GRANULE_SIZE);
+/// The GPIO whose line 0 turns the machine off and line 1 resets it.
+pub const SECURE_GPIO: Range = Range::new(0x090b_0000, GRANULE_SIZE);
+
+/// Start of the memory; the board leaves its device tree here.
+pub const DEVICE_TREE: Range = Range::new(0x4000_0000, 1 << 20);
+/// The RMM's memory, with the shared buffer as its last page.
+pub const RMM: Range = Range::new(0x4010_0000, 24 << 20);
+/// The page EL3 and the RMM share.
+pub const SHARED_BUFFER: Range = Range::new(RMM.base + RMM.size - GRANULE_SIZE, GRANULE_SIZE);
+/// The RMM's image and data.
+pub const RMM_IMAGE: Range = Range::new(RMM.base, RMM.size - GRANULE_SIZE);
+/// Where the Non-secure payload is loaded and entered.
+pub const PAYLOAD_BASE: u64 = 0x6000_0000;
+/// Most bytes of the payload.
+pub const PAYLOAD_MAX: u64 = FLASH.size - PACKAGE;
+
+/// Where the level 1 tables for the memory of `board` go, one for each GiB with memory and one for the devices: on the chip
+/// if they fit, else to memory.
+#[must_use]
+pub fn l1_tables(board: &Board) -> Range {
+    let regions = board.banks().iter().fold(1_u64, |count, bank| {
+        let first = bank.base >> L0_REGION_SHIFT;
+        let last = bank.end().saturating_sub(1) >> L0_REGION_SHIFT;
+        count.saturating_add(last.saturating_sub(first)).saturating_add(1)
+    });
+    let size = regions.saturating_mul(L1_TABLE_SIZE as u64);
+    if size <= GPT_L1.size { Range::new(GPT_L1.base, size) } else { Range::new(GPT_L1_LARGE_BASE, size) }
+}
+
+/// What the firmware keeps of the memory of `board`, with the names the device tree gives it.
+pub fn kept(board: &Board) -> impl Iterator<Item = (&'static str, Range)> {
+    let tables = Some(l1_tables(board)).filter(|tables| tables.base == GPT_L1_LARGE_BASE);
+    core::iter::once(("rmm", RMM)).chain(tables.map(|tables| ("gpt", tables)))
+}
+
+/// Whether the memory of `board` has room for the firmware and a payload of `payload` bytes.
+#[must_use]
+pub fn fits(board: &Board, payload: u64) -> bool {
+    let payload = Range::new(PAYLOAD_BASE, payload);
+    let in_memory = |range: Range| board.banks().iter().any(|bank| bank.contains(range));
+    in_memory(DEVICE_TREE) && in_memory(payload) && kept(board).all(|(_, range)| in_memory(range))
+}
+
+/// Gives the memory of `board` its first owners: all of it to the Non-secure world but what the firmware keeps. Devices
+/// are everyone's, except what only the monitor may use.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn assign(gpt: &Gpt<'_>, board: &Board) -> Result<(), LayoutError> {
+    for range in [FLASH, SRAM, SECURE_UART, SECURE_GPIO] {
+        gpt.assign(range.base, range.size, Gpi::ROOT)?;
+    }
+    for bank in board.banks() {
+        gpt.assign(bank.base, bank.size, Gpi::NS)?;
+    }
+    for (name, range) in kept(board) {
+        gpt.assign(range.base, range.size, if name == "rmm" { Gpi::REALM } else { Gpi::ROOT })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+// Out of reset: every CPU at EL3 with the MMU off.
+
+    .section .text.reset, "ax"
+    .global reset
+reset:
+    mrs     x0, mpidr_el1
+    and     x19, x0, #0xff
+    ubfx    x1, x0, #8, #16
+    cbnz    x1, stop
+    cmp     x19, #{max_cpus}
+    b.hs    stop
+    msr     daifset, #0xf
+    adrp    x0, vectors
+    add     x0, x0, :lo12:vectors
+    msr     vbar_el3, x0
+    // RES1 bits and instruction cache; little-endian, no translation.
+    ldr     x0, =0x30c51830
+    msr     sctlr_el3, x0
+    // NS and NSE: EL2 and ICC registers are those of the worlds below.
+    mov     x0, #{scr_boot}
+    msr     scr_el3, x0
+    msr     cptr_el3, xzr
+    isb
+    ldr     x0, =stacks
+    mov     x1, #{stack_size}
+    add     x2, x19, #1
+    madd    x0, x1, x2, x0
+    mov     sp, x0
+    cbnz    x19, secondary
+
+    ldr     x0, =data
+    ldr     x1, =data_end
+    ldr     x2, =data_in_flash
+1:  cmp     x0, x1
+    b.hs    2f
+    ldp     x3, x4, [x2], #16
+    stp     x3, x4, [x0], #16
+    b       1b
+2:  ldr     x0, =bss
+    ldr     x1, =bss_end
+3:  cmp     x0, x1
+    b.hs    4f
+    stp     xzr, xzr, [x0], #16
+    b       3b
+4:  bl      {primary}
+    b       stop
+
+    // The first CPU says when the tables are there.
+secondary:
+    ldr     x0, =RELEASE
+5:  ldar    x1, [x0]
+    cbnz    x1, 6f
+    wfe
+    b       5b
+6:  mov     x0, x19
+    bl      {secondary}
+
+stop:
+    wfi
+    b       stop
+
+    .ltorg
+
+// Turns translation on: x0 = root table, x1 = TCR_EL3, x2 = MAIR_EL3, x3 = SCTLR_EL3.
+    .section .text, "ax"
+    .global enable_mmu
+enable_mmu:
+    msr     ttbr0_el3, x0
+    msr     tcr_el3, x1
+    msr     mair_el3, x2
+    dsb     sy
+    tlbi    alle3
+    ic      iallu
+    dsb     sy
+    isb
+    msr     sctlr_el3, x3
+    isb
+    ret
+
+// Turns granule protection checks on: x0 = GPTBR_EL3, x1 = GPCCR_EL3 without GPC (Arm ARM D9.5).
+    .global enable_gpt
+enable_gpt:
+    dsb     sy
+    msr     S3_6_C2_C1_4, x0
+    msr     S3_6_C2_C1_6, x1
+    isb
+    sys     #6, c8, c1, #4
+    dsb     sy
+    isb
+    orr     x1, x1, #(1 << 16)
+    msr     S3_6_C2_C1_6, x1
+    isb
+    sys     #6, c8, c1, #4
+    dsb     sy
+    isb
+    ret

@@ -1,0 +1,100 @@
+//! The Granule Protection Table in memory, and the maintenance around its changes.
+
+use super::sysreg;
+use core::sync::atomic::AtomicU64;
+use realm_monitor::device_tree::Board;
+use realm_monitor::gpt::{Gpi, Gpt, LayoutError, Maintenance};
+use realm_monitor::layout;
+use spin::Once;
+
+static GPT: Once<Gpt<'static>> = Once::new();
+
+unsafe extern "C" {
+    fn enable_gpt(gptbr: u64, gpccr: u64);
+}
+
+/// 1 TiB, 4 KiB granules, inner shareable write-back walks.
+const GPCCR: u64 = 2 | 1 << 8 | 1 << 10 | 3 << 12;
+
+/// The table. It exists from the boot of the first CPU on.
+///
+/// # Panics
+/// Before [`build`].
+pub fn table() -> &'static Gpt<'static> {
+    GPT.get().expect("the table is built before anything asks for it")
+}
+
+/// A table in memory.
+///
+/// # Safety
+/// `range` must be mapped, and used as a table only.
+unsafe fn words(range: layout::Range) -> &'static [AtomicU64] {
+    // SAFETY: the caller says so; any bits are a valid AtomicU64.
+    unsafe { core::slice::from_raw_parts(range.base as *const AtomicU64, range.size as usize / 8) }
+}
+
+/// Builds the table for the memory of `board`.
+pub fn build(board: &Board) -> Result<(), LayoutError> {
+    let tables = layout::l1_tables(board);
+    // SAFETY: the range is set aside for this and mapped.
+    let l0 = unsafe { words(layout::GPT_L0) };
+    // SAFETY: as above.
+    let l1 = unsafe { words(tables) };
+    let gpt = Gpt::new(l0, l1, tables.base);
+    layout::assign(&gpt, board)?;
+    GPT.call_once(|| gpt);
+    Ok(())
+}
+
+/// Turns the checks on, on this CPU.
+pub fn enable() {
+    // SAFETY: the table gives the monitor everything it uses.
+    unsafe { enable_gpt(layout::GPT_L0.base >> 12, GPCCR) };
+}
+
+/// The maintenance instructions of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware;
+
+impl Maintenance for Hardware {
+    fn flush(&self, pa: u64, space: Gpi) {
+        // NS in bit 63, NSE in bit 62.
+        let space = match space {
+            Gpi::NS => 0b10,
+            Gpi::ROOT => 0b01,
+            Gpi::REALM => 0b11,
+            _ => 0b00,
+        };
+        // SAFETY: CTR_EL0 only tells.
+        let line = 4_u64 << (sysreg::read!("ctr_el0") >> 16 & 0xf);
+        for offset in (0..realm_abi::GRANULE_SIZE).step_by(line as usize) {
+            let operand = (pa + offset) | space << 62;
+            // SAFETY: DC CIPAPA cleans and invalidates a line; nothing of it is lost.
+            unsafe {
+                core::arch::asm!("sys #6, c7, c14, #1, {}", in(reg) operand, options(nostack, preserves_flags));
+            }
+        }
+        sysreg::dsb();
+    }
+
+    fn forget(&self, pa: u64, size: u64) {
+        let code = match size {
+            0..=0x1000 => 0,
+            0x1001..=0x20_0000 => 3,
+            0x20_0001..=0x200_0000 => 4,
+            _ => 5_u64,
+        };
+        let operand = pa >> 12 | code << 44;
+        // SAFETY: forgetting cached table entries (TLBI RPALOS) costs only time.
+        unsafe {
+            core::arch::asm!(
+                "dsb oshst",
+                "sys #6, c8, c4, #7, {}",
+                "dsb osh",
+                "isb",
+                in(reg) operand,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
+
+use super::boot::{hold_others_back, psci};
+use super::context::{Exit, World, Worlds, worlds};
+use super::sysreg::{self, read};
+use super::{console, gic, gpt, power};
+use core::sync::atomic::{AtomicBool, Ordering};
+use realm_abi::rmi::Version;
+use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, El3Code, El3Reply, WarmBoot};
+use realm_abi::smccc;
+use realm_monitor::gpt::{Gpi, GptError};
+use realm_monitor::layout;
+use realm_monitor::psci::{Action, Entry};
+use realm_monitor::smc::{self, Call};
+
+/// What the RMM is told at its first entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Rmm {
+    /// Version of the RMM-EL3 interface that is offered.
+    pub interface: Version,
+}
+
+/// Whether an RMM ended its start with an error or faulted: it is never entered again, on no CPU.
+static RMM_DEAD: AtomicBool = AtomicBool::new(false);
+
+const EC_SMC64: u64 = 0x17;
+
+/// The first CPU: cold boot of the RMM, then the payload.
+pub fn first(rmm: Rmm, entry: Entry) -> ! {
+    let boot = ColdBoot {
+        cpu: 0,
+        version: rmm.interface,
+        max_cpus: psci().cpus() as u64,
+        shared_buffer: layout::SHARED_BUFFER.base,
+        activation_token: 0,
+    };
+    Cpu::new(0).run(Some((boot.to_regs(), entry)))
+}
+
+/// Any other CPU: it waits until PSCI turns it on.
+pub fn parked(cpu: usize) -> ! {
+    Cpu::new(cpu).run(None)
+}
+
+struct Cpu {
+    index: usize,
+    worlds: &'static mut Worlds,
+}
+
+impl Cpu {
+    fn new(index: usize) -> Self {
+        // SAFETY: called once on each CPU, for itself.
+        let worlds = unsafe { worlds(index) };
+        Self { index, worlds }
+    }
+
+    fn run(&mut self, mut start: Option<([u64; 5], Entry)>) -> ! {
+        loop {
+            let (boot, entry) = start.take().unwrap_or_else(|| self.wait_for_entry());
+            self.worlds.reset();
+            self.start_rmm(&boot);
+            self.serve(entry);
+        }
+    }
+
+    /// Waits until another CPU turns this one on.
+    fn wait_for_entry(&self) -> ([u64; 5], Entry) {
+        loop {
+            if let Some(entry) = psci().take_entry(self.index) {
+                let boot = WarmBoot { cpu: self.index as u64, activation_token: 0 };
+                return (boot.to_regs(), entry);
+            }
+            sysreg::wfi();
+            gic::acknowledge();
+        }
+    }
+
+    /// Runs the RMM until it is ready for commands on this CPU.
+    fn start_rmm(&mut self, regs: &[u64; 5]) {
+        if RMM_DEAD.load(Ordering::Acquire) {
+            return;
+        }
+        self.worlds.realm.start_at(layout::RMM_IMAGE.base, regs);
+        self.worlds.load(World::Realm);
+        loop {
+            match self.worlds.enter(World::Realm).1 {
+                Exit::Sync if is_call() => match self.rmm_call() {
+                    Some(BootCode::SUCCESS) => break,
+                    Some(code) => {
+                        console::print(format_args!("monitor: CPU {}: RMM says {code}\n", self.index));
+                        RMM_DEAD.store(true, Ordering::Release);
+                        break;
+                    }
+                    None => {}
+                },
+                Exit::Interrupt => gic::acknowledge(),
+                exit => {
+                    self.report(World::Realm, exit);
+                    RMM_DEAD.store(true, Ordering::Release);
+                    break;
+                }
+            }
+        }
+        self.worlds.save(World::Realm);
+        let alive = !RMM_DEAD.load(Ordering::Acquire);
+        self.worlds.non_secure.set_fast(alive);
+        self.worlds.realm.set_fast(alive);
+    }
+
+    /// Runs the Non-secure world from `entry` until its CPU is turned off.
+    fn serve(&mut self, entry: Entry) {
+        self.worlds.non_secure.start_at(entry.address, &[entry.context_id]);
+        self.worlds.load(World::NonSecure);
+        let mut world = World::NonSecure;
+        loop {
+            let (left, exit) = self.worlds.enter(world);
+            world = left;
+            match (left, exit) {
+                (_, Exit::Interrupt) => gic::acknowledge(),
+                (World::Realm, Exit::Sync) if is_call() => {
+                    if let Some(code) = self.rmm_call() {
+                        // The RMM started long ago. It has nothing to say that we could go on with.
+                        console::print(format_args!("monitor: CPU {}: RMM says {code} again\n", self.index));
+                        world = self.end_rmm();
+                    }
+                }
+                (World::NonSecure, Exit::Sync) if is_call() => {
+                    if !self.non_secure_call() {
+                        return;
+                    }
+                }
+                (World::Realm, exit) => {
+                    self.report(World::Realm, exit);
+                    world = self.end_rmm();
+                }
+                (World::NonSecure, exit) => {
+                    self.report(World::NonSecure, exit);
+                    power::halt();
+                }
+            }
+        }
+    }
+
+    /// The RMM failed while it served a command: the command fails, and there are no more.
+    fn end_rmm(&mut self) -> World {
+        RMM_DEAD.store(true, Ordering::Release);
+        self.worlds.save(World::Realm);
+        self.worlds.non_secure.set_fast(false);
+        self.worlds.non_secure.gprs[0] = smccc::NOT_SUPPORTED;
+        self.worlds.load(World::NonSecure);
+        World::NonSecure
+    }
+
+    /// Answers a call of the Non-secure world; whether it goes on.
+    fn non_secure_call(&mut self) -> bool {
+        let regs = &mut self.worlds.non_secure.gprs;
+        let [x0, x1, x2, x3, ..] = *regs;
+        let call = match smc::non_secure(&[x0, x1, x2, x3]) {
+            Call::Answer(value) => {
+                regs[0] = value;
+                return true;
+            }
+            Call::Psci(call) => call,
+        };
+        let is_entry =
+            |address: u64| address.is_multiple_of(4) && gpt::table().owner(address) == Some(Gpi::NS);
+        match psci().call(self.index, &call, is_entry) {
+            Action::Return(value) => regs[0] = value,
+            Action::Wake(cpu) => {
+                regs[0] = 0;
+                gic::wake(cpu);
+            }
+            Action::Off => return false,
+            Action::Suspend(entry) => {
+                sysreg::wfi();
+                gic::acknowledge();
+                match entry {
+                    None => regs[0] = 0,
+                    Some(entry) => {
+                        self.worlds.non_secure.start_at(entry.address, &[entry.context_id]);
+                        self.worlds.start_non_secure_anew();
+                    }
+                }
+            }
+            Action::SystemOff => power::off(),
+            Action::SystemReset => {
+                hold_others_back();
+                power::reset();
+            }
+        }
+        true
+    }
+
+    /// Answers a call of the RMM; a code if it says how its start went.
+    fn rmm_call(&mut self) -> Option<BootCode> {
+        let regs = &mut self.worlds.realm.gprs;
+        let mut args = [0; 12];
+        args.copy_from_slice(&regs[..12]);
+        // The function identifier is in W0.
+        args[0] &= 0xffff_ffff;
+        let call = El3Call::from_regs(&args);
+        if let El3Call::BootComplete { code, .. } = call {
+            return Some(code);
+        }
+        let reply = match call {
+            El3Call::GtsiDelegate { pa } => gtsi(gpt::table().delegate(pa, &gpt::Hardware)),
+            // The RMM's own memory never leaves the Realm world.
+            El3Call::GtsiUndelegate { pa } if layout::RMM.contains(layout::Range::new(pa, 1)) => {
+                El3Reply::new(El3Code::BAD_ADDR)
+            }
+            El3Call::GtsiUndelegate { pa } => gtsi(gpt::table().undelegate(pa, &gpt::Hardware)),
+            _ => El3Reply::new(El3Code::UNKNOWN),
+        };
+        regs[..4].copy_from_slice(&reply.to_regs());
+        None
+    }
+
+    fn report(&mut self, world: World, exit: Exit) {
+        let context = self.worlds.context(world);
+        console::print(format_args!(
+            "monitor: FAULT on CPU {} in the {world:?} world: {exit:?} ESR {:#x} ELR {:#x} SPSR {:#x} FAR {:#x}\n",
+            self.index,
+            read!("esr_el3"),
+            context.elr,
+            context.spsr,
+            read!("far_el3")
+        ));
+    }
+}
+
+/// Whether the last exception was a call.
+fn is_call() -> bool {
+    read!("esr_el3") >> 26 == EC_SMC64
+}
+
+fn gtsi(result: Result<(), GptError>) -> El3Reply {
+    El3Reply::new(match result {
+        Ok(()) => El3Code::OK,
+        Err(GptError::BadAddress) => El3Code::BAD_ADDR,
+        Err(GptError::BadPas(_)) => El3Code::BAD_PAS,
+    })
+}

@@ -1,0 +1,112 @@
+//! The smallest Non-secure payload: it prints what RMI_VERSION answers, delegates a granule and takes it back, turns the
+//! other CPUs on, and powers the machine off. Built by `cargo xtask boot --payload stub`.
+#![no_std]
+#![no_main]
+
+use core::arch::{asm, global_asm};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+global_asm!(
+    r#"
+    .section .text.start, "ax"
+    .global _start
+_start:
+    adrp    x1, _start
+    add     sp, x1, #0x200000
+    b       {main}
+    .global second
+second:
+    adrp    x1, _start
+    add     x1, x1, #0x200000
+    add     x1, x1, x0, lsl #16
+    mov     sp, x1
+    b       {second_main}
+"#,
+    main = sym main,
+    second_main = sym second_main
+);
+
+struct Uart;
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the UART's data register.
+            unsafe { (0x0900_0000 as *mut u32).write_volatile(byte.into()) };
+        }
+        Ok(())
+    }
+}
+
+fn smc(x0: u64, x1: u64, x2: u64, x3: u64) -> [u64; 4] {
+    let mut regs = [x0, x1, x2, x3];
+    // SAFETY: the calls made here change nothing this program uses.
+    unsafe {
+        asm!("smc #0", inout("x0") regs[0], inout("x1") regs[1], inout("x2") regs[2], inout("x3") regs[3], inout("x4") 0_u64 => _);
+    }
+    regs
+}
+
+unsafe extern "C" {
+    fn second();
+}
+
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn second_main(cpu: u64) -> ! {
+    let version = smc(0xc400_0150, 0x10000, 0, 0);
+    if version[0] == 0 {
+        ONLINE.fetch_add(1 << (8 * cpu), Ordering::Release);
+    }
+    smc(0x8400_0002, 0, 0, 0);
+    loop {}
+}
+
+extern "C" fn main(tree: u64) -> ! {
+    let mut uart = Uart;
+    // SAFETY: the device tree's first word.
+    let magic = unsafe { (tree as *const u32).read_volatile() };
+    let _ = writeln!(uart, "payload: device tree at {tree:#x}, magic {:#x}", u32::from_be(magic));
+    let el: u64;
+    // SAFETY: only tells.
+    unsafe { asm!("mrs {}, currentel", out(reg) el) };
+    let _ = writeln!(uart, "payload: EL{}", el >> 2);
+    let _ = writeln!(uart, "payload: PSCI {:x?} SMCCC {:x?}", smc(0x8400_0000, 0, 0, 0)[0], smc(0x8000_0000, 0, 0, 0)[0]);
+    let _ = writeln!(uart, "payload: VERSION {:x?}", smc(0xc400_0150, 0x10000, 0, 0));
+    let granule = 0x7000_0000;
+    for (name, pa) in [("granule", granule), ("rmm", 0x4010_0000), ("uart", 0x0900_0000), ("unaligned", granule + 8)] {
+        let delegated = smc(0xc400_0151, pa, 0, 0)[0];
+        let again = smc(0xc400_0151, pa, 0, 0)[0];
+        let back = smc(0xc400_0152, pa, 0, 0)[0];
+        let _ = writeln!(uart, "payload: {name}: {} {} {}", delegated as i64, again as i64, back as i64);
+    }
+    let _ = writeln!(uart, "payload: GTSI from here {}", smc(0xc400_01b0, granule, 0, 0)[0] as i64);
+    for cpu in 1..8 {
+        let answer = smc(0xc400_0003, cpu, second as *const () as u64, cpu)[0] as i64;
+        if answer != 0 {
+            let _ = writeln!(uart, "payload: CPU_ON {cpu}: {answer}");
+            break;
+        }
+        while ONLINE.load(Ordering::Acquire) >> (8 * cpu) & 1 == 0 {}
+        while smc(0xc400_0004, cpu, 0, 0)[0] != 1 {}
+        let _ = writeln!(uart, "payload: CPU {cpu} was on");
+    }
+    let (mut ticks, mut end): (u64, u64);
+    // SAFETY: only tells.
+    unsafe { asm!("mrs {}, cntpct_el0", out(reg) ticks) };
+    for _ in 0..1000 {
+        smc(0xc400_0150, 0x10000, 0, 0);
+    }
+    // SAFETY: only tells.
+    unsafe { asm!("mrs {}, cntpct_el0", out(reg) end) };
+    ticks = end - ticks;
+    let _ = writeln!(uart, "payload: 1000 round trips in {ticks} ticks");
+    smc(0x8400_0008, 0, 0, 0);
+    loop {}
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,50 @@
+//! The smallest RMM: it starts, answers RMI_VERSION with 1.0 and hands granules to EL3. For trying the monitor without
+//! the RMM; built by `cargo xtask boot --rmm stub`.
+#![no_std]
+#![no_main]
+
+use core::arch::global_asm;
+
+global_asm!(
+    r#"
+    .section .text.start, "ax"
+    .global _start
+_start:
+    mov     x1, #0
+    ldr     x0, =0xc40001cf
+0:  smc     #0
+    // A command is in X0 to X7.
+    mov     w8, w0
+    ldr     w9, =0xc4000150
+    cmp     w8, w9
+    b.eq    1f
+    ldr     w9, =0xc4000151
+    cmp     w8, w9
+    b.eq    2f
+    ldr     w9, =0xc4000152
+    cmp     w8, w9
+    b.eq    3f
+    mov     x1, #-1
+    b       4f
+1:  mov     x1, #0
+    mov     x2, #0x10000
+    mov     x3, #0x10000
+    b       4f
+2:  ldr     x0, =0xc40001b0
+    smc     #0
+    mov     x1, x0
+    b       4f
+3:  ldr     x0, =0xc40001b1
+    smc     #0
+    mov     x1, x0
+4:  mov     x4, #0
+    mov     x5, #0
+    ldr     x0, =0xc400018f
+    b       0b
+"#
+);
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
