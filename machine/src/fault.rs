@@ -31,17 +31,30 @@ pub enum Point {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Armed {
-    nth: u64,
-    value: u64,
-    /// Whether every call from the n-th on fails.
-    from_then_on: bool,
+enum When {
+    Nth(u64),
+    From(u64),
+    /// One in so many, irregularly.
+    OneIn(u64),
+}
+
+impl When {
+    const fn is_now(self, count: u64) -> bool {
+        match self {
+            Self::Nth(nth) => count == nth,
+            Self::From(nth) => count >= nth,
+            Self::OneIn(n) => {
+                let mixed = (count + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32 < (1 << 32) / n
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     counts: BTreeMap<Point, u64>,
-    armed: BTreeMap<Point, Armed>,
+    armed: BTreeMap<Point, (When, u64)>,
     fired: u64,
 }
 
@@ -52,11 +65,15 @@ pub struct FaultPlan(Mutex<State>);
 impl FaultPlan {
     /// Makes the `nth` call (from 0, counted from the last [`Self::reset`]) at `point` fail with `value`.
     pub fn fail_nth(&self, point: Point, nth: u64, value: u64) {
-        lock(&self.0).armed.insert(point, Armed { nth, value, from_then_on: false });
+        lock(&self.0).armed.insert(point, (When::Nth(nth), value));
     }
     /// Makes the `nth` call and all later ones at `point` fail with `value`.
     pub fn fail_from(&self, point: Point, nth: u64, value: u64) {
-        lock(&self.0).armed.insert(point, Armed { nth, value, from_then_on: true });
+        lock(&self.0).armed.insert(point, (When::From(nth), value));
+    }
+    /// Makes about one in `n` calls (at least 1) at `point` fail with `value`, at places that only the count decides.
+    pub fn fail_one_in(&self, point: Point, n: u64, value: u64) {
+        lock(&self.0).armed.insert(point, (When::OneIn(n.max(1)), value));
     }
     /// Disarms everything and counts from 0 again.
     pub fn reset(&self) {
@@ -82,16 +99,24 @@ impl FaultPlan {
         let count = state.counts.entry(point).or_insert(0);
         let now = *count;
         *count += 1;
-        let armed = *state.armed.get(&point)?;
-        let fails = now == armed.nth || (armed.from_then_on && now > armed.nth);
+        let (when, value) = *state.armed.get(&point)?;
+        let fails = when.is_now(now);
         state.fired += u64::from(fails);
-        fails.then_some(armed.value)
+        fails.then_some(value)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_in_so_many_is_about_that_many() {
+        let fired = |n| (0..10_000).filter(|count| When::OneIn(n).is_now(*count)).count();
+        assert_eq!(fired(1), 10_000);
+        assert!((900..1100).contains(&fired(10)), "{}", fired(10));
+        assert!((50..150).contains(&fired(100)), "{}", fired(100));
+    }
 
     #[test]
     fn only_the_call_that_was_named_fails() {

@@ -237,6 +237,12 @@ impl Process {
         size.next_multiple_of(1 << self.0.machine().config().host_page_shift)
     }
 
+    /// Address and size of all mappings.
+    #[must_use]
+    pub fn mappings(&self) -> Vec<(u64, u64)> {
+        lock(&self.0.space).mappings()
+    }
+
     /// Makes a whole mapping writable or not.
     ///
     /// # Errors

@@ -152,7 +152,9 @@ impl Stream<'_> {
             granule(role.start + realm * ((role.end - role.start) / 2) + n)
         };
         let (rd, root) = (index(&pool::RDS, 0), index(&pool::ROOTS, 0));
-        let call = |stream: &Self, command| drop(stream.machine.rmi(&command));
+        let call = |stream: &Self, command| {
+            stream.machine.rmi(&command);
+        };
         let used = [rd, root].into_iter();
         let used = used.chain((0..4).map(|n| index(&pool::TABLES, n)));
         let used = used.chain((0..2).map(|n| index(&pool::RECS, n)));
@@ -215,7 +217,9 @@ impl Stream<'_> {
                 _ => continue,
             };
             if self.random.below(8) > 0 {
-                answers.iter().for_each(|answer| drop(self.machine.rmi(answer)));
+                for answer in &answers {
+                    self.machine.rmi(answer);
+                }
             }
         }
     }
@@ -317,10 +321,13 @@ fn destroy_realm(machine: &Machine, rd: u64) {
 fn take_everything_back(machine: &Machine) {
     loop {
         let before = machine.memory().count(Pas::Realm);
-        let recs = pool::ALL.map(granule);
-        recs.for_each(|rec| drop(machine.rmi(&RmiCommand::RecDestroy { rec })));
+        for rec in pool::ALL.map(granule) {
+            machine.rmi(&RmiCommand::RecDestroy { rec });
+        }
         pool::ALL.map(granule).for_each(|rd| destroy_realm(machine, rd));
-        pool::ALL.map(granule).for_each(|addr| drop(machine.rmi(&RmiCommand::GranuleUndelegate { addr })));
+        for addr in pool::ALL.map(granule) {
+            machine.rmi(&RmiCommand::GranuleUndelegate { addr });
+        }
         let after = machine.memory().count(Pas::Realm);
         if after == 0 || after == before {
             break;

@@ -390,3 +390,24 @@ fn a_vmm_that_dies_leaves_nothing_behind() {
     drop(process);
     world.assert_all_back();
 }
+
+#[test]
+fn memory_taken_away_without_consent_stops_the_realm_and_not_the_host() {
+    let world = World::manual();
+    world.machine.set_guest(|guest| {
+        guest.write::<u64>(FREE, 1).expect("RAM");
+        // The realm does not agree to losing the content, which the VMM has taken away by then.
+        let call = RsiCall::IpaStateSet { base: FREE, top: FREE + 0x1000, ripas: 0, flags: 0 };
+        let (status, out) = guest.rsi(&call);
+        assert_eq!((status, out[0]), (RsiStatus::SUCCESS, FREE), "nothing was changed");
+        let _ = guest.read::<u64>(FREE);
+        unreachable!("DESTROYED memory cannot be used");
+    });
+    let process = world.process();
+    let error = common::live(&process, &guest(RAM_SIZE, 1)).expect_err("it cannot go on");
+    assert!(matches!(error, realm_vmm::VmError::NoProgress { base: FREE, .. }), "{error}");
+    let explained = world.device.host().explanations();
+    assert!(explained.iter().any(|text| text.contains("without its consent")), "{explained:?}");
+    drop(process);
+    world.assert_all_back();
+}

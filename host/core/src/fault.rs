@@ -4,7 +4,7 @@
 use crate::ipa::BLOCK_SIZE;
 use crate::memslot::Memslot;
 use crate::mmio::{Access, class, ec, fault_ipa};
-use crate::realm::{RealmError, RipasChange, SharedPage};
+use crate::realm::{Fault, RealmError, RipasChange, SharedPage};
 use crate::run::{Next, Pending};
 use crate::vcpu::State;
 use crate::vm::Slot;
@@ -79,8 +79,16 @@ impl<H: Host> Vcpu<H> {
         let range = slot.private_range(&around).ok_or(Errno::EINVAL)?;
         let mapped = vm.realm.fault_private(&range, ipa);
         drop(memory);
-        mapped.map_err(|error| vm.explain("KVM_RUN: private memory", &error))?;
-        Ok(())
+        match mapped.map_err(|error| vm.explain("KVM_RUN: private memory", &error))? {
+            Fault::Mapped { .. } | Fault::AlreadyMapped => Ok(()),
+            Fault::Destroyed => {
+                // Entering again would fault again, for ever.
+                vm.host().explain(format_args!(
+                    "KVM_RUN: the realm uses IPA {ipa:#x}, whose memory was taken away without its consent"
+                ));
+                Err(self.memory_fault(ipa, true))
+            }
+        }
     }
 
     fn shared_target(&self, ipa: u64) -> (Target<H>, u64) {

@@ -62,6 +62,11 @@ impl Space {
         self.mappings.get(&addr).is_some_and(|mapping| mapping.size == size)
     }
 
+    /// Address and size of all mappings.
+    pub fn mappings(&self) -> Vec<(u64, u64)> {
+        self.mappings.iter().map(|(addr, mapping)| (*addr, mapping.size)).collect()
+    }
+
     /// Removes a mapping; the pages to release.
     pub fn unmap(&mut self, addr: u64) -> Vec<u64> {
         match self.mappings.remove(&addr) {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{
     FeatureRegister0, RTT_ENTRIES, RTT_PAGE_LEVEL, RealmParams, ReturnCode, Ripas, RmiCommand, RmiReply,
-    UnprotectedDesc, Version,
+    RttEntryState, UnprotectedDesc, Version,
 };
 use zerocopy::FromBytes;
 
@@ -258,6 +258,17 @@ impl MiniRmm {
                 let reached = realm.change_ripas(base, top, ripas, |_| true)?;
                 realm.request = (reached < to).then_some((reached, to, ripas));
                 Ok([reached, 0, 0, 0])
+            }
+            RmiCommand::RttReadEntry { rd, ipa, level } => {
+                let (level, entry) = self.realm(rd)?.entry(ipa, level);
+                let (state, ripas) = match entry {
+                    Entry::Unassigned(ripas) => (RttEntryState::UNASSIGNED, ripas),
+                    Entry::Assigned(_, ripas) => (RttEntryState::ASSIGNED, ripas),
+                    Entry::UnassignedNs => (RttEntryState::UNASSIGNED, Ripas::EMPTY),
+                    Entry::AssignedNs(_) => (RttEntryState::ASSIGNED, Ripas::EMPTY),
+                    Entry::Table(_) => (RttEntryState::TABLE, Ripas::EMPTY),
+                };
+                Ok([level.cast_unsigned(), state.0.into(), 0, ripas.0.into()])
             }
             other => unreachable!("the tests of these modules do not use {other:?}"),
         }

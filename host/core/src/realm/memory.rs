@@ -47,6 +47,9 @@ pub enum Fault {
     },
     /// Another vCPU served it first.
     AlreadyMapped,
+    /// There is memory, but the Host took away what was there before and the realm has not agreed to that yet: until it
+    /// does every access faults.
+    Destroyed,
 }
 
 /// A RIPAS change a REC asked for and how much of it is done. Keep it while [`Realm::set_ripas`] fails with

@@ -9,7 +9,7 @@ use crate::realm::{Fault, PopulateRun, RealmError};
 use crate::rmi::{Removal, RmiError, implausible};
 use crate::rmm::Rmm;
 use realm_abi::GRANULE_SIZE;
-use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, RmiCommand};
+use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, Ripas, RmiCommand};
 
 impl Stage2 {
     /// Puts one granule of guest memory at `ipa` with `create`, which is DATA_CREATE or DATA_CREATE_UNKNOWN. On failure
@@ -148,7 +148,10 @@ impl Stage2 {
                     }
                     Ok(Fault::Mapped { base: ipa, size: GRANULE_SIZE })
                 }
-                Err(RealmError::AlreadyPopulated { .. }) => Ok(Fault::AlreadyMapped),
+                Err(RealmError::AlreadyPopulated { .. }) => {
+                    let (_, _, _, ripas) = rmm.rmi().rtt_read_entry(rd, ipa, RTT_PAGE_LEVEL)?.read_entry();
+                    Ok(if ripas == Ripas::DESTROYED { Fault::Destroyed } else { Fault::AlreadyMapped })
+                }
                 Err(error) => Err(error),
             }
         })
