@@ -2,8 +2,8 @@
 
 use crate::oracle::addresses::BLOCK;
 use crate::oracle::driver::Driver;
+use crate::oracle::pick::align;
 use crate::oracle::random::Choice;
-use crate::oracle::steps::align;
 use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, RecRun, RmiCommand};
 use realm_machine::memory::Pas;
 use realm_model::{Entry, GranuleState, LastExit, RealmState};
