@@ -7,10 +7,30 @@ use std::process::Command;
 /// Installs the packages this machine lacks. Asks for nothing when all are there.
 pub fn install(packages: &[&str]) -> Result {
     let missing: Vec<_> = packages.iter().filter(|package| !installed(package)).copied().collect();
-    if missing.is_empty() {
-        return Ok(());
+    if missing.is_empty() { Ok(()) } else { install_with(&[], &missing) }
+}
+
+/// Installs the newest versions of packages; on a machine with `release` those of `suite`, which its sources need not
+/// name: they are not changed.
+pub fn install_from(release: &str, suite: &str, packages: &[&str]) -> Result {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !text.lines().any(|line| line.trim_matches('"') == format!("VERSION_CODENAME={release}")) {
+        return install_with(&[], packages);
     }
-    let names = missing.join(" ");
+    let mirror = mirror()?;
+    let own = std::fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    let list = shell::target().join("apt-sources.list");
+    std::fs::create_dir_all(shell::target()).map_err(Error::file(&list))?;
+    let text =
+        format!("{own}\ndeb [{}] {} {suite} main\n", mirror.options.trim(), mirror.uri).replace("[] ", "");
+    std::fs::write(&list, text).map_err(Error::file(&list))?;
+    let options =
+        [format!("-oDir::Etc::SourceList={}", list.display()), format!("-oAPT::Default-Release={suite}")];
+    install_with(&options, packages)
+}
+
+fn install_with(options: &[String], packages: &[&str]) -> Result {
+    let names = packages.join(" ");
     if !shell::succeeds(Command::new("apt-get").arg("--version")) {
         return Err(Error::Other(format!("this machine has no apt; install these yourself: {names}")));
     }
@@ -23,14 +43,14 @@ pub fn install(packages: &[&str]) -> Result {
         if !root {
             command.arg("apt-get");
         }
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(args);
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(options).args(args);
         command
     };
     shell::step(&format!("install {names}"), || {
         shell::run(&mut apt(&["update"]))?;
         let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
         // apt's own talk goes to standard error: standard output belongs to the caller's result.
-        shell::output(install.args(&missing)).map(|_| ())
+        shell::output(install.args(packages)).map(|_| ())
     })
 }
 

@@ -2,6 +2,8 @@
 
 mod apt;
 mod bench;
+mod boot;
+mod image;
 mod initrd;
 mod kernel;
 mod run;
@@ -26,6 +28,10 @@ enum Command {
     Setup(setup::Options),
     /// The main job: a realm from a real Debian kernel, through its whole life, in one process.
     Run(run::Options),
+    /// Start the emulated machine: monitor, RMM and a Non-secure program in QEMU.
+    Boot(boot::Options),
+    /// Build the machine's images: target/images/{monitor,rmm,ns-host}.bin.
+    Images,
     /// Everything that has to hold before a change lands.
     Test(test::Options),
     /// Count instructions: every RMI command, and whole realm lives.
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(options) => setup::setup(&options),
         Command::Run(options) => run::run(&options),
+        Command::Boot(options) => boot::boot(&options),
+        Command::Images => image::images_command(),
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Miri => test::miri(),

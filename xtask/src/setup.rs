@@ -1,8 +1,10 @@
 //! What the other commands need, installed when it is missing.
 
 use crate::apt;
+use crate::image;
 use crate::kernel;
 use crate::shell::{self, Result};
+use std::path::Path;
 
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -16,6 +18,8 @@ pub struct Options {
 pub fn setup(options: &Options) -> Result {
     stable_components()?;
     apt::install(&["valgrind"])?;
+    firmware_target()?;
+    qemu()?;
     kernel::guest_files()?;
     if options.nightly {
         nightly()?;
@@ -34,6 +38,35 @@ pub fn stable_components() -> Result {
         }
     }
     Ok(())
+}
+
+/// The Rust target of firmware.
+pub fn firmware_target() -> Result {
+    let mut probe = shell::command("rustc");
+    let libraries = shell::output(probe.args(["--print", "target-libdir", "--target", image::TARGET]))?;
+    if Path::new(libraries.trim()).exists() {
+        return Ok(());
+    }
+    shell::step(&format!("install the target {}", image::TARGET), || {
+        shell::run(shell::command("rustup").args(["target", "add", image::TARGET]))
+    })
+}
+
+/// The oldest QEMU whose RME emulation does what the firmware needs.
+const QEMU_MAJOR: u32 = 10;
+
+/// QEMU for Arm. Debian 12 has one that is new enough among its backports, later releases in their main part.
+pub fn qemu() -> Result {
+    let version = shell::output_if_there("qemu-system-aarch64", &["--version"]);
+    if version.is_some_and(|text| major(&text).is_some_and(|major| major >= QEMU_MAJOR)) {
+        return Ok(());
+    }
+    apt::install_from("bookworm", "bookworm-backports", &["qemu-system-arm"])
+}
+
+/// The major version in "QEMU emulator version 10.0.2 (...)".
+fn major(text: &str) -> Option<u32> {
+    text.split_once("version ")?.1.split('.').next()?.parse().ok()
 }
 
 /// The nightly toolchain with Miri.
@@ -70,4 +103,15 @@ pub fn cargo_fuzz() -> Result {
     shell::step("install cargo-fuzz", || {
         shell::run(shell::cargo().args(["install", "--quiet", "--locked", "cargo-fuzz"]))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_qemu_is_read_from_what_it_says() {
+        assert_eq!(major("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(10));
+        assert_eq!(major("something else"), None);
+    }
 }

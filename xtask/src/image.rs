@@ -1,0 +1,220 @@
+//! The images for the machine: EL3 monitor, RMM and Non-secure programs, and the flash they are put into.
+
+use crate::setup;
+use crate::shell::{self, Error, Result};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::{Endianness, elf};
+use realm_monitor::layout;
+use realm_monitor::package::{Header, MAGIC};
+use std::path::{Path, PathBuf};
+use zerocopy::IntoBytes;
+
+/// The target all firmware is built for: no floating point in registers the lower worlds own.
+pub const TARGET: &str = "aarch64-unknown-none-softfloat";
+/// The word for the built-in stand-ins instead of a file.
+pub const STUB: &str = "stub";
+
+/// A program of this repository that becomes an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// The EL3 monitor.
+    Monitor,
+    /// The RMM.
+    Rmm,
+    /// The Non-secure host.
+    NsHost,
+}
+
+impl Image {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Monitor, Self::Rmm, Self::NsHost];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor",
+            Self::Rmm => "rmm",
+            Self::NsHost => "ns-host",
+        }
+    }
+
+    const fn manifest(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor/image/Cargo.toml",
+            Self::Rmm => "rmm/image/Cargo.toml",
+            Self::NsHost => "payloads/ns-host/Cargo.toml",
+        }
+    }
+
+    /// Builds it and returns the raw image, `target/images/NAME.bin`.
+    pub fn build(self) -> Result<PathBuf> {
+        setup::firmware_target()?;
+        let name = self.name();
+        if !shell::root().join(self.manifest()).exists() {
+            return Err(Error::Other(format!("{} is not here: pass a file instead", self.manifest())));
+        }
+        shell::step(&format!("build {name}"), || {
+            shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--profile", "firmware"]).args([
+                "--target",
+                TARGET,
+                "--bin",
+                name,
+                "--manifest-path",
+                self.manifest(),
+            ]))
+        })?;
+        store(name, &shell::target().join(TARGET).join("firmware").join(name))
+    }
+}
+
+/// A stand-in from `monitor/image/stubs`, entered at its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stub {
+    /// For the RMM.
+    Rmm,
+    /// For the payload.
+    Payload,
+}
+
+impl Stub {
+    /// Builds it and returns the raw image, `target/images/stub-NAME.bin`.
+    pub fn build(self) -> Result<PathBuf> {
+        setup::firmware_target()?;
+        let (name, base) = match self {
+            Self::Rmm => ("rmm", layout::RMM_IMAGE.base),
+            Self::Payload => ("payload", layout::PAYLOAD_BASE),
+        };
+        let dir = images()?;
+        let program = dir.join(format!("stub-{name}.elf"));
+        shell::run(
+            shell::command("rustc")
+                .args(["--edition", "2024", "--target", TARGET, "-Copt-level=2", "-Cpanic=abort"])
+                .args(["-Clink-arg=-Tmonitor/image/stubs/stub.ld", "-Clink-arg=-e_start"])
+                .arg(format!("-Clink-arg=--defsym=base={base:#x}"))
+                .arg(format!("monitor/image/stubs/stub_{name}.rs"))
+                .arg("-o")
+                .arg(&program),
+        )?;
+        store(&format!("stub-{name}"), &program)
+    }
+}
+
+/// Where images are kept.
+fn images() -> Result<PathBuf> {
+    let dir = shell::target().join("images");
+    std::fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
+    Ok(dir)
+}
+
+/// Turns a linked program into `target/images/NAME.bin`.
+fn store(name: &str, program: &Path) -> Result<PathBuf> {
+    let bytes = std::fs::read(program).map_err(Error::file(program))?;
+    let raw =
+        raw(&bytes).map_err(|error| Error::Other(format!("{}: no program: {error}", program.display())))?;
+    let file = images()?.join(format!("{name}.bin"));
+    std::fs::write(&file, raw).map_err(Error::file(&file))?;
+    Ok(file)
+}
+
+/// What is loaded of an ELF program, from its lowest load address on.
+fn raw(program: &[u8]) -> object::read::Result<Vec<u8>> {
+    let header = elf::FileHeader64::<Endianness>::parse(program)?;
+    let endian = header.endian()?;
+    let mut parts = Vec::new();
+    for segment in header.program_headers(endian, program)? {
+        if segment.p_type(endian) == elf::PT_LOAD && segment.p_filesz(endian) != 0 {
+            let data = segment.data(endian, program).unwrap_or_default();
+            parts.push((segment.p_paddr(endian), data));
+        }
+    }
+    let base = parts.iter().map(|(address, _)| *address).min().unwrap_or(0);
+    let mut raw = Vec::new();
+    for (address, data) in parts {
+        let start = usize::try_from(address - base).unwrap_or(usize::MAX);
+        let end = start.saturating_add(data.len());
+        if raw.len() < end {
+            raw.resize(end, 0);
+        }
+        raw[start..end].copy_from_slice(data);
+    }
+    Ok(raw)
+}
+
+/// Versions the RMM is offered.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// Minor version of the RMM-EL3 interface.
+    pub interface: u32,
+    /// Minor version of the boot manifest.
+    pub manifest: u32,
+}
+
+/// The flash: the monitor, and behind it the package of RMM and payload. A monitor larger than its place is a whole flash
+/// of someone else's and stays as it is.
+pub fn flash(monitor: &[u8], rmm: &[u8], payload: &[u8], offer: Offer) -> Result<Vec<u8>> {
+    let place = usize::try_from(layout::PACKAGE).unwrap_or(usize::MAX);
+    if monitor.len() > place {
+        return Ok(monitor.to_vec());
+    }
+    let page = 4096_usize;
+    let rmm_offset = page;
+    let payload_offset = (rmm_offset + rmm.len()).next_multiple_of(page);
+    let header = Header {
+        magic: MAGIC,
+        rmm_offset: rmm_offset as u64,
+        rmm_size: rmm.len() as u64,
+        payload_offset: payload_offset as u64,
+        payload_size: payload.len() as u64,
+        interface: offer.interface,
+        manifest: offer.manifest,
+    };
+    let mut flash = monitor.to_vec();
+    flash.resize(place, 0);
+    flash.extend(header.as_bytes());
+    for (offset, image) in [(rmm_offset, rmm), (payload_offset, payload)] {
+        flash.resize(place + offset, 0);
+        flash.extend(image);
+    }
+    let size = usize::try_from(layout::FLASH.size).unwrap_or(usize::MAX);
+    if flash.len() > size {
+        return Err(Error::Other(format!(
+            "monitor, RMM and payload take {} bytes, the flash has {size}",
+            flash.len()
+        )));
+    }
+    Ok(flash)
+}
+
+/// Builds all images there are.
+pub fn images_command() -> Result {
+    for image in Image::ALL {
+        if shell::root().join(image.manifest()).exists() {
+            let file = image.build()?;
+            let size = std::fs::metadata(&file).map_err(Error::file(&file))?.len();
+            println!("{size:>9} bytes  {}", file.display());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realm_monitor::package::Package;
+
+    const OFFER: Offer = Offer { interface: 8, manifest: 5 };
+
+    #[test]
+    fn the_monitor_finds_what_was_packed() {
+        let flash = flash(&[1; 10], &[2; 5000], &[3; 7], OFFER).expect("room");
+        let package = Package::parse(&flash[1 << 20..], 5000, 7).expect("a package");
+        assert_eq!((package.rmm, package.payload), (&[2; 5000][..], &[3; 7][..]));
+        assert_eq!(flash[..10], [1; 10]);
+    }
+
+    #[test]
+    fn a_whole_flash_stays_as_it_is_and_one_too_large_is_refused() {
+        let whole = vec![7; (1 << 20) + 1];
+        assert_eq!(flash(&whole, &[], &[], OFFER).expect("whole"), whole);
+        assert!(flash(&[], &[], &vec![0; 64 << 20], OFFER).is_err());
+    }
+}
