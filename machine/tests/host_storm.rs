@@ -26,7 +26,7 @@ fn realm(guest: &mut Guest) {
     }
     for round in 0..12 {
         let page = FREE + (round * 5 + id * 3) % 16 * 0x1000;
-        let ripas = if (round + id) % 2 == 0 { Ripas::EMPTY } else { Ripas::RAM };
+        let ripas = if (round + id).is_multiple_of(2) { Ripas::EMPTY } else { Ripas::RAM };
         let call = RsiCall::IpaStateSet { base: page, top: page + 0x1000, ripas: ripas.0.into(), flags: 1 };
         guest.rsi(&call);
         let _ = guest.write::<u64>(page, round);
@@ -70,7 +70,7 @@ fn vmm(world: &World, round: u64) {
                 }
                 _ => std::thread::yield_now(),
             }
-            if round % 3 == 0 && looks > 20 + round {
+            if round.is_multiple_of(3) && looks > 20 + round {
                 process.exit();
                 break;
             }
