@@ -72,6 +72,8 @@ pub const RMM: Range = Range::new(0x4010_0000, 24 << 20);
 pub const SHARED_BUFFER: Range = Range::new(RMM.base + RMM.size - GRANULE_SIZE, GRANULE_SIZE);
 /// The RMM's image and data.
 pub const RMM_IMAGE: Range = Range::new(RMM.base, RMM.size - GRANULE_SIZE);
+/// The part of it an RMM can ask EL3 for while it starts (RMM_RESERVE_MEMORY).
+pub const RMM_POOL: Range = Range::new(RMM_IMAGE.base + (12 << 20), RMM_IMAGE.size - (12 << 20));
 /// Where the Non-secure payload is loaded and entered.
 pub const PAYLOAD_BASE: u64 = 0x6000_0000;
 /// Most bytes of the payload.

@@ -15,10 +15,12 @@
     )
 )]
 
+pub mod attest;
 pub mod device_tree;
 pub mod gpt;
 pub mod layout;
 pub mod package;
 pub mod psci;
+pub mod services;
 pub mod smc;
 pub mod stage1;

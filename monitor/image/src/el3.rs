@@ -5,6 +5,7 @@ mod console;
 mod context;
 mod gic;
 mod gpt;
+mod measure;
 mod memory;
 mod power;
 mod run;

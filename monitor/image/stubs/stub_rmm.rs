@@ -1,4 +1,4 @@
-//! The smallest RMM: it starts, answers RMI_VERSION with 1.0 and hands granules to EL3. For trying the monitor without
+//! The smallest RMM: it starts, fetches key and platform token, answers RMI_VERSION with 1.0 and hands granules to EL3. For trying the monitor without
 //! the RMM; built by `cargo xtask boot --rmm stub`.
 #![no_std]
 #![no_main]
@@ -10,7 +10,25 @@ global_asm!(
     .section .text.start, "ax"
     .global _start
 _start:
-    mov     x1, #0
+    // X3 is the shared buffer at the cold boot, 0 later. Fetch the key, and the platform token in pieces.
+    mov     x10, x3
+    cbz     x10, 8f
+    ldr     x0, =0xc40001b2
+    mov     x1, x10
+    mov     x2, #4096
+    mov     x3, #0
+    smc     #0
+    cbnz    x0, 9f
+    mov     x3, #32
+7:  ldr     x0, =0xc40001b3
+    mov     x1, x10
+    mov     x2, #512
+    smc     #0
+    cbnz    x0, 9f
+    mov     x3, #0
+    cbnz    x2, 7b
+8:  mov     x0, #0
+9:  mov     x1, x0
     ldr     x0, =0xc40001cf
 0:  smc     #0
     // A command is in X0 to X7.

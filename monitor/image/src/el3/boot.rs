@@ -8,6 +8,7 @@ use realm_monitor::device_tree::{self, Board, MAX_BANKS, Tree};
 use realm_monitor::layout::{self, MAX_CPUS, Range};
 use realm_monitor::package::Package;
 use realm_monitor::psci::{Entry, Psci};
+use realm_monitor::services::Services;
 use spin::Once;
 
 /// Not zero once the tables are there: start.s holds the other CPUs back until then.
@@ -15,6 +16,15 @@ use spin::Once;
 static RELEASE: AtomicU64 = AtomicU64::new(0);
 
 static PSCI: Once<Psci> = Once::new();
+static SERVICES: Once<Services> = Once::new();
+
+/// What EL3 does for the RMM.
+///
+/// # Panics
+/// Before the first CPU has read the package.
+pub fn services() -> &'static Services {
+    SERVICES.get().expect("the first CPU sets this before it releases the others")
+}
 
 /// The power states of the CPUs.
 ///
@@ -51,13 +61,16 @@ pub extern "C" fn primary() -> ! {
     edit_device_tree(&board);
     write_manifest(&board, &package);
     let cpus = board.cpus.min(MAX_CPUS);
+    SERVICES.call_once(|| Services::new(package.interface));
     PSCI.call_once(|| Psci::new(cpus));
     stage1::enable();
     console::print(format_args!("monitor: {cpus} CPUs, {} MiB of memory, checks on\n", mebibytes(&board)));
     RELEASE.store(1, Ordering::Release);
     sysreg::sev();
-    let rmm = run::Rmm { interface: package.interface };
-    run::first(rmm, Entry { address: layout::PAYLOAD_BASE, context_id: layout::DEVICE_TREE.base })
+    run::first(
+        package.interface,
+        Entry { address: layout::PAYLOAD_BASE, context_id: layout::DEVICE_TREE.base },
+    )
 }
 
 /// Any other CPU, after [`RELEASE`].

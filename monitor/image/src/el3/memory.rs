@@ -34,3 +34,19 @@ pub fn clean(range: Range) {
     // SAFETY: forgetting instructions that were fetched costs only time.
     unsafe { core::arch::asm!("ic ialluis", "dsb sy", "isb", options(nostack, preserves_flags)) };
 }
+
+unsafe extern "C" {
+    static constants_end: u8;
+    static data: u8;
+    static data_end: u8;
+}
+
+/// The monitor itself in the flash: code, constants, and the first values of its data. Without its first instruction: that
+/// is at address 0, where no slice may begin.
+pub fn monitor() -> &'static [u8] {
+    let data_size = (&raw const data_end) as u64 - (&raw const data) as u64;
+    let end = (&raw const constants_end) as u64 + data_size;
+    let start = layout::FLASH.base + 4;
+    // SAFETY: the flash is mapped, holds the monitor up to there, and nobody writes to it.
+    unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) }
+}

@@ -1,24 +1,17 @@
 //! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
 
-use super::boot::{hold_others_back, psci};
+use super::boot::{hold_others_back, psci, services};
 use super::context::{Exit, World, Worlds, worlds};
 use super::sysreg::{self, read};
-use super::{console, gic, gpt, power};
+use super::{console, gic, gpt, memory, power};
 use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::rmi::Version;
-use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, El3Code, El3Reply, WarmBoot};
+use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
 use realm_abi::smccc;
-use realm_monitor::gpt::{Gpi, GptError};
+use realm_monitor::gpt::Gpi;
 use realm_monitor::layout;
 use realm_monitor::psci::{Action, Entry};
 use realm_monitor::smc::{self, Call};
-
-/// What the RMM is told at its first entry.
-#[derive(Clone, Copy, Debug)]
-pub struct Rmm {
-    /// Version of the RMM-EL3 interface that is offered.
-    pub interface: Version,
-}
 
 /// Whether an RMM ended its start with an error or faulted: it is never entered again, on no CPU.
 static RMM_DEAD: AtomicBool = AtomicBool::new(false);
@@ -26,10 +19,10 @@ static RMM_DEAD: AtomicBool = AtomicBool::new(false);
 const EC_SMC64: u64 = 0x17;
 
 /// The first CPU: cold boot of the RMM, then the payload.
-pub fn first(rmm: Rmm, entry: Entry) -> ! {
+pub fn first(interface: Version, entry: Entry) -> ! {
     let boot = ColdBoot {
         cpu: 0,
-        version: rmm.interface,
+        version: interface,
         max_cpus: psci().cpus() as u64,
         shared_buffer: layout::SHARED_BUFFER.base,
         activation_token: 0,
@@ -202,15 +195,9 @@ impl Cpu {
         if let El3Call::BootComplete { code, .. } = call {
             return Some(code);
         }
-        let reply = match call {
-            El3Call::GtsiDelegate { pa } => gtsi(gpt::table().delegate(pa, &gpt::Hardware)),
-            // The RMM's own memory never leaves the Realm world.
-            El3Call::GtsiUndelegate { pa } if layout::RMM.contains(layout::Range::new(pa, 1)) => {
-                El3Reply::new(El3Code::BAD_ADDR)
-            }
-            El3Call::GtsiUndelegate { pa } => gtsi(gpt::table().undelegate(pa, &gpt::Hardware)),
-            _ => El3Reply::new(El3Code::UNKNOWN),
-        };
+        // SAFETY: the page is always mapped. The RMM writes to it only from its own calls, which it serialises.
+        let shared = unsafe { memory::slice_mut(layout::SHARED_BUFFER) };
+        let reply = services().call(&call, gpt::table(), &gpt::Hardware, shared, super::measure::platform);
         regs[..4].copy_from_slice(&reply.to_regs());
         None
     }
@@ -231,12 +218,4 @@ impl Cpu {
 /// Whether the last exception was a call.
 fn is_call() -> bool {
     read!("esr_el3") >> 26 == EC_SMC64
-}
-
-fn gtsi(result: Result<(), GptError>) -> El3Reply {
-    El3Reply::new(match result {
-        Ok(()) => El3Code::OK,
-        Err(GptError::BadAddress) => El3Code::BAD_ADDR,
-        Err(GptError::BadPas(_)) => El3Code::BAD_PAS,
-    })
 }

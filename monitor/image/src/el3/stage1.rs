@@ -17,7 +17,6 @@ static RUNTIME: Memory = Memory(UnsafeCell::new([Table::EMPTY; TABLES]));
 
 unsafe extern "C" {
     static code_end: u8;
-    static constants_end: u8;
     static stacks: u8;
     static stacks_end: u8;
     fn enable_mmu(root: u64, tcr: u64, mair: u64, sctlr: u64);
@@ -35,9 +34,9 @@ const fn between(start: u64, end: u64) -> Range {
 /// What the monitor always needs.
 fn map_own(tables: &mut Tables<'_>) -> Result<(), MapError> {
     let code = (&raw const code_end) as u64;
-    let constants = (&raw const constants_end) as u64;
     tables.map(between(layout::FLASH.base, code), Kind::Code)?;
-    tables.map(between(code, constants), Kind::Constants)?;
+    // Constants, the first values of data, and the package.
+    tables.map(between(code, layout::FLASH.end()), Kind::Constants)?;
     let (first, end) = ((&raw const stacks) as u64, (&raw const stacks_end) as u64);
     let stack_size = super::context::STACK_SIZE as u64;
     let mut stack = first;
@@ -56,7 +55,6 @@ fn map_own(tables: &mut Tables<'_>) -> Result<(), MapError> {
 }
 
 fn map_for_boot(tables: &mut Tables<'_>) -> Result<(), MapError> {
-    tables.map(between(layout::FLASH.base + layout::PACKAGE, layout::FLASH.end()), Kind::Constants)?;
     tables.map(layout::DEVICE_TREE, Kind::NonSecureData)?;
     tables.map(layout::RMM_IMAGE, Kind::RealmData)?;
     tables.map(Range::new(layout::PAYLOAD_BASE, layout::PAYLOAD_MAX), Kind::NonSecureData)
