@@ -90,6 +90,15 @@ impl<H: Host> PrivateRange<'_, H> {
         work(chunks.entry(key).or_insert_with(|| Chunk::new(rmm.host(), room)), index_in_chunk(part.offset))
     }
 
+    /// The first address from `ipa` on whose chunk of the file has ever been used, `None` if the range has none.
+    pub(crate) fn next_used(&self, ipa: u64) -> Option<u64> {
+        let rest = self.within(ipa, self.end())?;
+        let chunks = self.memfd.chunks.lock();
+        let (key, _) = chunks.range(rest.offset / BLOCK_SIZE..).next()?;
+        let unused = key.saturating_mul(BLOCK_SIZE).saturating_sub(rest.offset);
+        Some(rest.ipa.saturating_add(unused)).filter(|&used| used < rest.end())
+    }
+
     /// Gives `work` the chunk at the head of the range if it has ever been used.
     pub(crate) fn with_existing_chunk(&self, work: impl FnOnce(&mut Chunk, usize)) {
         if let Some(chunk) = self.memfd.chunks.lock().get_mut(&(self.offset / BLOCK_SIZE)) {
@@ -156,7 +165,7 @@ impl<H: Host> GuestMemfd<H> {
 }
 
 impl<H: Host> Drop for GuestMemfd<H> {
-    /// Frees what no realm holds; the rest is lost, and said so.
+    /// Frees what no realm holds; the rest is lost, and said so. Long, so the last owner lets go with no lock held.
     fn drop(&mut self) {
         let chunks = core::mem::take(&mut *self.chunks.lock());
         for (_, mut chunk) in chunks {
@@ -166,6 +175,7 @@ impl<H: Host> Drop for GuestMemfd<H> {
                 granule.lose(self.rmm.rmi(), error);
             }
             self.free(chunk.release(0, usize::MAX));
+            self.rmm.host().yield_now();
         }
     }
 }

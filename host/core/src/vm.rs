@@ -9,6 +9,8 @@ mod irqchip_file;
 mod memory;
 mod populate;
 mod teardown;
+#[cfg(test)]
+mod tests;
 
 pub use irqchip_file::IrqchipFile;
 pub use memory::MemfdFile;

@@ -297,12 +297,13 @@ impl<H: Host> Realm<H> {
         let end = range.end();
         let mut at = range.ipa;
         let mut first_error = None;
-        while at < end {
-            let to = piece_end(at, end);
+        loop {
             let mut state = self.state.lock();
             let fold = matches!(&*state, State::Active(_));
             let Some(live) = state.live() else { return Ok(()) };
-            if let Err(error) = live.stage2.unmap_private_piece(&self.rmm, range, at, to, fold) {
+            let Some(from) = live.stage2.next_private(range, at) else { break };
+            let to = piece_end(from, end);
+            if let Err(error) = live.stage2.unmap_private_piece(&self.rmm, range, from, to, fold) {
                 first_error.get_or_insert(error);
             }
             drop(state);

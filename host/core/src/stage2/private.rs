@@ -193,6 +193,13 @@ impl Stage2 {
         Some(Fault::Mapped { base, size })
     }
 
+    /// The next address of `range` from `ipa` on where there is something to take away or a table to fold. A range may be
+    /// much larger than what was ever used of it.
+    pub(crate) fn next_private<H: Host>(&self, range: &PrivateRange<'_, H>, ipa: u64) -> Option<u64> {
+        let next = [range.next_used(ipa), self.next_page_table(ipa)].into_iter().flatten().min();
+        next.filter(|&next| next < range.end())
+    }
+
     /// Takes away what `range` has at `[base, end)`, which lies in one 2 MiB block.
     pub(crate) fn unmap_private_piece<H: Host>(
         &mut self,

@@ -17,6 +17,12 @@ impl Stage2 {
         self.tables.contains_key(&(level, align_down(ipa, level.saturating_sub(1))))
     }
 
+    /// The first address from `ipa` on for which the Host made a table of the last level.
+    pub(super) fn next_page_table(&self, ipa: u64) -> Option<u64> {
+        let first = (RTT_PAGE_LEVEL, align_down(ipa, RTT_PAGE_LEVEL.saturating_sub(1)));
+        self.tables.range(first..).next().map(|(&(_, base), _)| base.max(ipa))
+    }
+
     /// Creates the tables on the way to `ipa` below level `from` (where a walk ended) down to level `to`.
     ///
     /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0 section B4.3.15, `rtte_state`),

@@ -98,27 +98,29 @@ impl<H: Host> Vm<H> {
                 let slot = self.make_slot(&region)?;
                 self.memory.lock().slots.insert(slot)?;
             }
-            Change::Delete => {
-                self.clear_slot(region.id)?;
-                self.memory.lock().slots.remove(region.id);
-            }
-            Change::Move => {
-                self.clear_slot(region.id)?;
-                let mut memory = self.memory.lock();
-                if let Some(old) = memory.slots.remove(region.id) {
-                    memory.slots.insert(Memslot { base: region.base, ..(*old).clone() })?;
-                }
-            }
+            Change::Delete => self.replace_slot(region.id, None)?,
+            Change::Move => self.replace_slot(region.id, Some(region.base))?,
         }
         Ok(0)
     }
 
-    /// Takes a slot's memory away from the realm. If that fails the slot stays, so that it can be tried again and no
-    /// memory is freed that the realm can still reach.
-    fn clear_slot(&self, id: u32) -> Result<(), Errno> {
+    /// Takes a slot's memory away from the realm and puts the slot to another address, or away. If the realm does not let
+    /// go of the memory the slot stays, so that it can be tried again and no memory is freed that the realm can still
+    /// reach.
+    fn replace_slot(&self, id: u32, base: Option<u64>) -> Result<(), Errno> {
+        // It is held until no lock is: it may be the last that keeps a guest_memfd.
         let slot = self.memory.lock().slots.by_id(id).cloned().ok_or(Errno::EINVAL)?;
-        let cleared = self.removing(|_| Ok(()), || self.unmap_slot(&slot, &slot.range()))?;
-        cleared.map_err(|error| self.explain("KVM_SET_USER_MEMORY_REGION2", &error))
+        // The slot changes before the removal ends, or a fault in between would map memory of it that nobody takes away.
+        self.removing(
+            |_| Ok(()),
+            || {
+                let unmapped = self.unmap_slot(&slot, &slot.range());
+                unmapped.map_err(|error| self.explain("KVM_SET_USER_MEMORY_REGION2", &error))?;
+                let mut memory = self.memory.lock();
+                memory.slots.remove(id);
+                base.map_or(Ok(()), |base| memory.slots.insert(Memslot { base, ..(*slot).clone() }))
+            },
+        )?
     }
 
     fn make_slot(&self, region: &Region) -> Result<Slot<H>, Errno> {

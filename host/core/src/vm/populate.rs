@@ -50,22 +50,27 @@ impl<H: Host> Vm<H> {
         let mut at = base;
         while at < end {
             let chunk = at..block_end(at).min(end);
-            at = chunk.end;
-            self.populate_slot(&chunk)?;
+            let (slot, _) = self.populate_slot(&chunk)?;
+            // The other chunks that lie wholly in the slot need no look: the request may be huge.
+            let whole = slot.range().end & !BLOCK_SIZE.wrapping_sub(1);
+            at = chunk.end.max(whole.min(end));
         }
         Ok(base..end)
     }
 
-    /// The slot for a 2 MiB chunk of a request.
-    fn populate_slot(&self, chunk: &Range<u64>) -> Result<Arc<Slot<H>>, Errno> {
-        let slot = self.memory.lock().slots.find(chunk.start).cloned().ok_or(Errno::EFAULT)?;
+    /// The slot for a 2 MiB chunk of a request, and which removal was the last before it was found.
+    fn populate_slot(&self, chunk: &Range<u64>) -> Result<(Arc<Slot<H>>, u64), Errno> {
+        let (slot, generation) = {
+            let memory = self.memory.lock();
+            (memory.slots.find(chunk.start).cloned().ok_or(Errno::EFAULT)?, memory.generation)
+        };
         if chunk.end > slot.range().end {
             return Err(Errno::EINVAL);
         }
         if slot.private.is_none() {
             return Err(Errno::EPERM);
         }
-        Ok(slot)
+        Ok((slot, generation))
     }
 
     fn populate_piece(
@@ -75,18 +80,30 @@ impl<H: Host> Vm<H> {
         chunk: Range<u64>,
         flags: DataFlags,
     ) -> Result<(), Errno> {
-        let slot = self.populate_slot(&chunk)?;
-        let Some(private) = slot.private_range(&chunk) else { return Err(Errno::EPERM) };
+        let (mut slot, mut generation) = self.populate_slot(&chunk)?;
         let mut ipa = chunk.start;
         while ipa < chunk.end {
             if self.is_dead() {
                 return Err(Errno::EIO);
             }
+            let private = slot.private_range(&chunk).ok_or(Errno::EPERM)?;
             // The reference faults the source in for writing; the RMM only reads it.
             let page = user.pin(slot.user_addr_of(ipa), true)?;
-            let populated = self.realm.populate_page(run, &private, ipa, page.pa, flags);
+            let populated = {
+                let memory = self.memory.lock();
+                // Another thread may be taking the slot away: what came after it nobody would find again.
+                let current = memory.removals == 0 && memory.generation == generation;
+                current.then(|| self.realm.populate_page(run, &private, ipa, page.pa, flags))
+            };
             user.unpin(page);
-            populated.map_err(|error| self.explain("POPULATE_REALM", &error))?;
+            match populated {
+                Some(populated) => populated.map_err(|error| self.explain("POPULATE_REALM", &error))?,
+                None => {
+                    self.host().yield_now();
+                    (slot, generation) = self.populate_slot(&chunk)?;
+                    continue;
+                }
+            }
             ipa = ipa.saturating_add(self.page_size());
         }
         Ok(())
