@@ -77,10 +77,7 @@ impl<H: Host> Vcpu<H> {
 
     /// KVM_ARM_VCPU_RMM_PSCI_COMPLETE: the VMM completes a call of this vCPU. This core completes every call before
     /// KVM_RUN returns, so the RMM finds none pending.
-    pub(crate) fn psci_complete(&self, state: &State, request: &PsciComplete) -> Result<(), Errno> {
-        if state.rec.is_none() {
-            return Err(Errno::EPERM);
-        }
+    pub(crate) fn psci_complete(&self, request: &PsciComplete) -> Result<(), Errno> {
         if request.padding != [0; 3] {
             return Err(Errno::EINVAL);
         }

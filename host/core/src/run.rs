@@ -114,7 +114,7 @@ impl<H: Host> Vcpu<H> {
             Phase::Dying | Phase::Dead => return Err(Errno::EIO),
             Phase::None | Phase::New => false,
         };
-        if state.rec.is_none() || !active {
+        if state.rec.is_none() || !active || !self.sve_is_final() {
             return Err(Errno::EPERM);
         }
         if state.irqchip.is_none() {

@@ -15,7 +15,7 @@ use crate::{Errno, Host, Lock, UserMemory, Vm, user};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use realm_abi::kvm::{FileKind, Ioctl, MpState, PsciComplete, VcpuInit, vcpu_mpidr};
+use realm_abi::kvm::{FileKind, Ioctl, MpState, VcpuInit, vcpu_mpidr};
 use realm_abi::rmi::RecRun;
 
 /// What one thread at a time works on: held over every ioctl of the vCPU, also KVM_RUN.
@@ -211,12 +211,18 @@ impl<H: Host> Vcpu<H> {
 
     /// The vector length in quadwords minus one for the realm's parameters, `None` without SVE.
     pub(crate) fn sve_length(&self) -> Result<Option<u8>, Errno> {
-        let sve = *self.sve.lock();
-        if sve.enabled && !sve.finalized {
+        if !self.sve_is_final() {
             self.vm.host().explain(format_args!("vCPU {} has SVE that is not finalized", self.id));
             return Err(Errno::EINVAL);
         }
+        let sve = *self.sve.lock();
         Ok(sve.enabled.then(|| sve.lengths.sve_vl()))
+    }
+
+    /// Whether nothing of SVE is left to choose: it is finalized, or the vCPU has none.
+    pub(crate) fn sve_is_final(&self) -> bool {
+        let sve = *self.sve.lock();
+        sve.finalized || !sve.enabled
     }
 
     pub(crate) fn ioctl(self: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
@@ -244,9 +250,8 @@ impl<H: Host> Vcpu<H> {
             },
             Ioctl::GetVcpuEvents => self.get_events(user, arg),
             Ioctl::SetVcpuEvents => self.set_events(state, &user::read(user, arg)?),
-            Ioctl::ArmVcpuRmmPsciComplete => {
-                self.psci_complete(state, &user::read::<PsciComplete>(user, arg)?)
-            }
+            Ioctl::ArmVcpuRmmPsciComplete if state.rec.is_none() => Err(Errno::EPERM),
+            Ioctl::ArmVcpuRmmPsciComplete => self.psci_complete(&user::read(user, arg)?),
             // Nobody but the realm debugs a realm, and no capability of a vCPU can be switched on.
             Ioctl::SetGuestDebug | Ioctl::EnableCap => Err(Errno::EINVAL),
             Ioctl::SetDeviceAttr | Ioctl::GetDeviceAttr | Ioctl::HasDeviceAttr => Err(Errno::ENXIO),

@@ -1,13 +1,14 @@
 //! The error matrix (kvm realm ABI section 2.5) as one table, the order of checks included. Whatever fails, everything
 //! comes back in the end; what is the VMM's mistake does not even reach the RMM.
 
-use crate::vmm::{IMAGE_SIZE, PAGE, RAM, RAM_SIZE, Stage, V8, Vmm, boot, rec_features};
+use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, V8, Vmm, boot, rec_features};
 use realm_abi::Errno;
 use realm_abi::kvm::reg::RegId;
 use realm_abi::kvm::{
     Cap, ConfigItem, CreateGuestMemfd, DeviceType, EnableCap, ExitReason, IrqLevel, MemoryAttributes,
-    MpState, PsciComplete, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate, TARGET_GENERIC_V8,
-    UserMemoryRegion2, VcpuEvents, VcpuFeature, VcpuInit, VmType, numbers,
+    MpState, PsciComplete, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate, Run, TARGET_GENERIC_V8,
+    UserMemoryRegion2, VGIC_CTRL_INIT, VGIC_GRP_ADDR, VGIC_GRP_CTRL, VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST,
+    VcpuEvents, VcpuFeature, VcpuInit, VmType, numbers,
 };
 use realm_abi::rmi::{ReturnCode, RmiCommand, Status, Version};
 use realm_machine::fault::Point;
@@ -165,6 +166,9 @@ const MISTAKES: &[Row] = {
             vmm.process.ioctl(vmm.vcpus[0], numbers::RUN, 1)
         }),
         row("PSCI_COMPLETE", "no REC", Populated, Errno::EPERM, |vmm| vmm.psci_complete(1, [0; 3])),
+        row("PSCI_COMPLETE", "no REC, and unreadable", Populated, Errno::EPERM, |vmm| {
+            vmm.process.ioctl(vmm.vcpus[0], V8.psci_complete.expect("version 8 has it"), NOWHERE)
+        }),
         row("PSCI_COMPLETE", "unreadable", Active, Errno::EFAULT, |vmm| {
             vmm.process.ioctl(vmm.vcpus[0], V8.psci_complete.expect("version 8 has it"), NOWHERE)
         }),
@@ -577,5 +581,37 @@ fn vector_lengths_are_chosen_before_they_are_final_and_alike_on_all_vcpus() {
     assert_eq!(create(), Err(Errno::EINVAL), "the other one is not final");
     assert_eq!(vmm.finalize(1, sve.0), Ok(0));
     assert_eq!(create(), Err(Errno::EINVAL), "the other one is longer");
+    vmm.end();
+}
+
+#[test]
+fn a_vcpu_whose_vector_lengths_are_not_final_does_not_run() {
+    let mut config = MachineConfig::new(64 << 20, 1);
+    config.features.sve_vl = Some(3);
+    let machine = Machine::new(config).expect("a valid size");
+    let mut vmm = Vmm::at(&machine, Stage::Vm, 0);
+    vmm.add_memory();
+    vmm.realm(RealmCommand::CREATE_REALM, &()).expect("a realm without SVE, as no vCPU has it yet");
+    vmm.add_vcpu(0, &rec_features().with(VcpuFeature::SVE));
+    vmm.add_gic();
+    vmm.activate();
+    let immediate_exit = vmm.runs[0] + core::mem::offset_of!(Run, immediate_exit) as u64;
+    vmm.process.write(immediate_exit, &[1]).expect("the run page");
+    assert_eq!(vmm.run(0), Err(Errno::EPERM));
+    assert_eq!(vmm.finalize(0, VcpuFeature::SVE.0), Ok(0));
+    assert_eq!(vmm.run(0), Err(Errno::EINTR));
+    vmm.end();
+}
+
+#[test]
+fn redistributors_that_do_not_fit_any_more_do_not_start() {
+    let mut vmm = Vmm::at(&boot(), Stage::Vm, 0);
+    vmm.add_vcpu(0, &rec_features());
+    vmm.gic = Some(vmm.create_gic(DeviceType::ARM_VGIC_V3).expect("a GIC"));
+    let last = SHARED - 0x2_0000;
+    assert_eq!(vmm.set_gic(VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST, DIST), Ok(0));
+    assert_eq!(vmm.set_gic(VGIC_GRP_ADDR, VGIC_V3_ADDR_REDIST, last), Ok(0));
+    vmm.add_vcpu(1, &rec_features());
+    assert_eq!(vmm.set_gic(VGIC_GRP_CTRL, VGIC_CTRL_INIT, 0), Err(Errno::E2BIG));
     vmm.end();
 }

@@ -196,9 +196,13 @@ impl<H: Host> IrqchipFile<H> {
         let (true, Some(dist), Some(redist)) = (setup.initialised, setup.dist, setup.redist) else {
             return Ok(GicState::Setup(setup));
         };
+        // vCPUs may have come since the address was checked.
         let frames = redist..redist.saturating_add(REDIST_SIZE.saturating_mul(u64::from(vcpus)));
         if dist < frames.end && frames.start < dist.saturating_add(DIST_SIZE) {
             return Err(Errno::EINVAL);
+        }
+        if frames.end > self.vm.realm.ipa().protected_end() {
+            return Err(Errno::E2BIG);
         }
         let nr_irqs = setup.nr_irqs.unwrap_or(DEFAULT_IRQS);
         let vm: Weak<Vm<H>> = Arc::downgrade(&self.vm);
