@@ -3,9 +3,10 @@
 use crate::image::{self, Image, Offer, STUB, Stub};
 use crate::setup;
 use crate::shell::{self, Error, Result};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Options of `cargo xtask boot`.
@@ -95,43 +96,136 @@ pub fn boot(options: &Options) -> Result {
     let payload = image(options.payload.as_deref(), Image::NsHost, Some(Stub::Payload))?;
     let offer = Offer { interface: options.rmm_interface, manifest: options.rmm_manifest };
     let flash = image::flash(&monitor, &rmm, &payload, offer)?;
-    // Several machines may run at the same time.
-    let file = shell::target().join("images").join(format!("flash-{}.bin", std::process::id()));
-    std::fs::write(&file, flash).map_err(Error::file(&file))?;
     let machine = Machine { smp: options.smp, memory: options.memory.clone(), icount: options.icount };
-    let mut qemu = machine.command(&file);
-    qemu.args(&options.qemu);
-    if options.gdb {
-        qemu.args(["-s", "-S"]);
-    }
-    if !std::io::stdin().is_terminal() {
-        qemu.stdin(Stdio::null());
-    }
     let limit = (!options.gdb).then(|| Duration::from_secs(options.timeout));
-    let result = run(qemu, limit);
+    let change = |qemu: &mut Command| {
+        qemu.args(&options.qemu);
+        if options.gdb {
+            qemu.args(["-s", "-S"]);
+        }
+        if !std::io::stdin().is_terminal() {
+            qemu.stdin(Stdio::null());
+        }
+    };
+    run(&machine, &flash, limit, Echo::On, change).map(|_| ())
+}
+
+/// Whether the console goes to standard output while the machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Echo {
+    /// It does.
+    On,
+    /// It is only returned.
+    Off,
+}
+
+/// Lines of the console that are shown when a machine hangs.
+const LAST_LINES: usize = 12;
+
+/// Runs `machine` until it is powered off, and returns what its console said. `change` adds to QEMU's command line.
+pub fn run(
+    machine: &Machine,
+    flash: &[u8],
+    limit: Option<Duration>,
+    echo: Echo,
+    change: impl FnOnce(&mut Command),
+) -> Result<String> {
+    // Several machines may run at the same time.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = shell::target().join("images").join(format!("flash-{}-{count}.bin", std::process::id()));
+    std::fs::write(&file, flash).map_err(Error::file(&file))?;
+    let mut qemu = machine.command(&file);
+    change(&mut qemu);
+    let result = until_off(qemu, limit, echo);
     std::fs::remove_file(&file).map_err(Error::file(&file))?;
     result
 }
 
-/// Runs QEMU until the machine is powered off.
-fn run(mut qemu: Command, limit: Option<Duration>) -> Result {
-    let program = "qemu-system-aarch64".to_owned();
-    let mut child = qemu.spawn().map_err(|source| Error::Start { program: program.clone(), source })?;
+fn until_off(mut qemu: Command, limit: Option<Duration>, echo: Echo) -> Result<String> {
+    let failed = |source| Error::Start { program: "qemu-system-aarch64".into(), source };
+    let mut child = qemu.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let console = child.stdout.take();
+    let reader = std::thread::spawn(move || console.map_or_else(Vec::new, |console| read(console, echo)));
     let started = Instant::now();
-    loop {
-        let waited = child.try_wait().map_err(|source| Error::Start { program: program.clone(), source })?;
-        if let Some(status) = waited {
-            return if status.success() { Ok(()) } else { Err(Error::Failed { command: program, status }) };
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break Some(status);
         }
-        if let Some(limit) = limit.filter(|limit| started.elapsed() >= *limit) {
+        if limit.is_some_and(|limit| started.elapsed() >= limit) {
             // It may have ended in this moment; then there is nothing to kill.
             let _ = child.kill();
-            let _ = child.wait();
-            return Err(Error::Other(format!(
-                "the machine was not powered off within {} s",
-                limit.as_secs()
-            )));
+            child.wait().map_err(failed)?;
+            break None;
         }
         std::thread::sleep(Duration::from_millis(20));
+    };
+    let said = reader.join().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    match status {
+        Some(status) if status.success() => Ok(said),
+        Some(status) => Err(Error::Failed { command: "qemu-system-aarch64".into(), status }),
+        None => {
+            let lines: Vec<_> = said.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n    ");
+            let seconds = limit.unwrap_or_default().as_secs();
+            Err(Error::Other(format!(
+                "the machine was not powered off within {seconds} s; the last it said:\n    {last}"
+            )))
+        }
+    }
+}
+
+/// Reads a console to its end.
+fn read(mut console: impl Read, echo: Echo) -> Vec<u8> {
+    let mut said = Vec::new();
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = console.read(&mut bytes) {
+        said.extend_from_slice(&bytes[..count]);
+        if echo == Echo::On {
+            let mut out = std::io::stdout();
+            // A closed standard output is the caller's wish.
+            let _ = out.write_all(&bytes[..count]).and_then(|()| out.flush());
+        }
+    }
+    said
+}
+
+/// What the stub payload says of a monitor that does all it asks.
+const STUB_SAYS: &[&str] = &[
+    "payload: device tree at 0x40000000, magic 0xd00dfeed",
+    "payload: EL2",
+    "payload: PSCI 10001 SMCCC 10003",
+    "payload: VERSION [0, 10000, 10000, 0]",
+    "payload: granule: 0 -3 0",
+    "payload: rmm: -3 -3 -2",
+    "payload: uart: -3 -3 -3",
+    "payload: unaligned: -2 -2 -2",
+    "payload: GTSI from here -1",
+    "payload: interrupt in the Realm world: 0 ISR 0x80",
+    "payload: CPU_SUSPEND 0",
+    "payload: CPU 1 was on",
+    "payload: CPU_ON 2: -2",
+];
+
+/// Boots the monitor with the stubs and checks every answer it gives them.
+pub fn check_monitor() -> Result {
+    setup::qemu()?;
+    let read = |path: PathBuf| std::fs::read(&path).map_err(Error::file(&path));
+    let offer = Offer { interface: 8, manifest: 5 };
+    let flash = image::flash(
+        &read(Image::Monitor.build()?)?,
+        &read(Stub::Rmm.build()?)?,
+        &read(Stub::Payload.build()?)?,
+        offer,
+    )?;
+    let machine = Machine { smp: 2, memory: "2G".into(), icount: false };
+    let quiet = |qemu: &mut Command| {
+        qemu.stdin(Stdio::null());
+    };
+    let said = run(&machine, &flash, Some(Duration::from_secs(60)), Echo::Off, quiet)?;
+    match STUB_SAYS.iter().find(|line| !said.lines().any(|found| found == **line)) {
+        None => Ok(()),
+        Some(line) => Err(Error::Other(format!("the machine did not say `{line}` but:\n{said}"))),
     }
 }

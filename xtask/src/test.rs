@@ -1,7 +1,7 @@
 //! What has to hold before a change lands.
 
 use crate::shell::{self, Result};
-use crate::{run, setup};
+use crate::{boot, run, setup};
 use std::process::Command;
 
 /// Options of `cargo xtask test`.
@@ -58,6 +58,7 @@ pub fn test(options: &Options) -> Result {
             .env("RUSTFLAGS", "--cfg loom"),
     )?;
     main_job()?;
+    shell::step("the monitor on the emulated machine", boot::check_monitor)?;
     miri()?;
     fuzz(&FuzzOptions { targets: Vec::new(), seconds: if options.nightly { 120 } else { 5 } })
 }

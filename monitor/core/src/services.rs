@@ -43,22 +43,16 @@ impl Services {
         }
     }
 
-    /// Answers a call, which is not one of the two that end something. `shared` is the shared buffer; `platform` says what
-    /// the platform token is to say, and is asked only when one is made.
+    /// Answers a call that is not one of [`granule`] and not one that ends something. `shared` is the shared buffer;
+    /// `platform` says what the platform token is to say, and is asked only when one is made.
     pub fn call<'p>(
         &self,
         call: &El3Call,
-        gpt: &Gpt<'_>,
-        maintenance: &impl Maintenance,
         shared: &mut [u8],
         platform: impl FnOnce() -> Platform<'p>,
     ) -> El3Reply {
         let minor = self.interface.minor();
         let result = match *call {
-            El3Call::GtsiDelegate { pa } => gpt.delegate(pa, maintenance).map(none).map_err(gtsi_code),
-            // The RMM's own memory never leaves the Realm world.
-            El3Call::GtsiUndelegate { pa } if RMM.contains(Range::new(pa, 1)) => Err(El3Code::BAD_ADDR),
-            El3Call::GtsiUndelegate { pa } => gpt.undelegate(pa, maintenance).map(none).map_err(gtsi_code),
             El3Call::AttestGetRealmKey { buffer, size, curve } => realm_key(shared, buffer, size, curve),
             El3Call::AttestGetPlatToken { buffer, size, challenge_size } => {
                 self.platform_token(shared, buffer, size, challenge_size, platform)
@@ -74,10 +68,7 @@ impl Services {
             // There are no memory encryption contexts and no link encryption on this board.
             _ => Err(El3Code::UNKNOWN),
         };
-        match result {
-            Ok(out) => El3Reply::success(out),
-            Err(code) => El3Reply::new(code),
-        }
+        result.map_or_else(El3Reply::new, El3Reply::success)
     }
 
     fn platform_token<'p>(
@@ -176,8 +167,17 @@ impl Services {
     }
 }
 
-const fn none((): ()) -> [u64; 3] {
-    [0; 3]
+/// Answers RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE: all that is needed is the table, so several CPUs may do so at the
+/// same time. `None` for any other call.
+pub fn granule(call: &El3Call, gpt: &Gpt<'_>, maintenance: &impl Maintenance) -> Option<El3Code> {
+    let result = match *call {
+        El3Call::GtsiDelegate { pa } => gpt.delegate(pa, maintenance),
+        // The RMM's own memory never leaves the Realm world.
+        El3Call::GtsiUndelegate { pa } if RMM.contains(Range::new(pa, 1)) => Err(GptError::BadAddress),
+        El3Call::GtsiUndelegate { pa } => gpt.undelegate(pa, maintenance),
+        _ => return None,
+    };
+    Some(result.map_or_else(gtsi_code, |()| El3Code::OK))
 }
 
 const fn gtsi_code(error: GptError) -> El3Code {

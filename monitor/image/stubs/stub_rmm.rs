@@ -1,4 +1,5 @@
-//! The smallest RMM: it starts, fetches key and platform token, answers RMI_VERSION with 1.0 and hands granules to EL3. For trying the monitor without
+//! The smallest RMM: it starts, fetches key and platform token, answers RMI_VERSION with 1.0, hands granules
+//! to EL3, and at 0xC4000160 waits for an interrupt. For trying the monitor without
 //! the RMM; built by `cargo xtask boot --rmm stub`.
 #![no_std]
 #![no_main]
@@ -42,7 +43,16 @@ _start:
     ldr     w9, =0xc4000152
     cmp     w8, w9
     b.eq    3f
+    ldr     w9, =0xc4000160
+    cmp     w8, w9
+    b.eq    6f
     mov     x1, #-1
+    b       4f
+    // Wait until an interrupt is pending here; ISR_EL1 says which kind.
+6:  mrs     x2, isr_el1
+    cbz     x2, 6b
+    mov     x1, #0
+    mov     x3, #0
     b       4f
 1:  mov     x1, #0
     mov     x2, #0x10000

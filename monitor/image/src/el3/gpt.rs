@@ -65,16 +65,27 @@ impl Maintenance for Hardware {
             Gpi::REALM => 0b11,
             _ => 0b00,
         };
-        // SAFETY: CTR_EL0 only tells.
+        // The smallest line of all caches.
         let line = 4_u64 << (sysreg::read!("ctr_el0") >> 16 & 0xf);
-        for offset in (0..realm_abi::GRANULE_SIZE).step_by(line as usize) {
-            let operand = (pa + offset) | space << 62;
-            // SAFETY: DC CIPAPA cleans and invalidates a line; nothing of it is lost.
-            unsafe {
-                core::arch::asm!("sys #6, c7, c14, #1, {}", in(reg) operand, options(nostack, preserves_flags));
-            }
+        let first = pa | space << 62;
+        // Eight lines a round: this loop is half of what a granule's change of hands costs.
+        // SAFETY: DC CIPAPA cleans and invalidates a line; nothing of it is lost.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                ".rept 8",
+                "sys #6, c7, c14, #1, {at}",
+                "add {at}, {at}, {line}",
+                ".endr",
+                "cmp {at}, {end}",
+                "b.lo 2b",
+                "dsb sy",
+                at = inout(reg) first => _,
+                line = in(reg) line,
+                end = in(reg) first + realm_abi::GRANULE_SIZE,
+                options(nostack)
+            );
         }
-        sysreg::dsb();
     }
 
     fn forget(&self, pa: u64, size: u64) {

@@ -3,7 +3,7 @@
 use super::boot::{hold_others_back, psci, services};
 use super::context::{Exit, World, Worlds, worlds};
 use super::sysreg::{self, read};
-use super::{console, gic, gpt, memory, power};
+use super::{console, gic, gpt, measure, memory, power};
 use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
@@ -11,7 +11,12 @@ use realm_abi::smccc;
 use realm_monitor::gpt::Gpi;
 use realm_monitor::layout;
 use realm_monitor::psci::{Action, Entry};
+use realm_monitor::services::granule;
 use realm_monitor::smc::{self, Call};
+use spin::Mutex;
+
+/// Held while the shared buffer is in use here. The RMM serialises its calls; this does not rely on it.
+static SHARED_BUFFER: Mutex<()> = Mutex::new(());
 
 /// Whether an RMM ended its start with an error or faulted: it is never entered again, on no CPU.
 static RMM_DEAD: AtomicBool = AtomicBool::new(false);
@@ -188,16 +193,22 @@ impl Cpu {
     fn rmm_call(&mut self) -> Option<BootCode> {
         let regs = &mut self.worlds.realm.gprs;
         let mut args = [0; 12];
-        args.copy_from_slice(&regs[..12]);
         // The function identifier is in W0.
-        args[0] &= 0xffff_ffff;
+        (args[0], args[1]) = (regs[0] & 0xffff_ffff, regs[1]);
+        if let Some(code) = granule(&El3Call::from_regs(&args), gpt::table(), &gpt::Hardware) {
+            regs[0] = code.0.cast_unsigned();
+            return None;
+        }
+        args[2..].copy_from_slice(&regs[2..12]);
         let call = El3Call::from_regs(&args);
         if let El3Call::BootComplete { code, .. } = call {
             return Some(code);
         }
-        // SAFETY: the page is always mapped. The RMM writes to it only from its own calls, which it serialises.
+        let guard = SHARED_BUFFER.lock();
+        // SAFETY: the page is always mapped, and who holds the lock is the only one at EL3 who uses it.
         let shared = unsafe { memory::slice_mut(layout::SHARED_BUFFER) };
-        let reply = services().call(&call, gpt::table(), &gpt::Hardware, shared, super::measure::platform);
+        let reply = services().call(&call, shared, measure::platform);
+        drop(guard);
         regs[..4].copy_from_slice(&reply.to_regs());
         None
     }
