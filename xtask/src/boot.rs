@@ -198,6 +198,7 @@ const STUB_SAYS: &[&str] = &[
     "payload: PSCI 10001 SMCCC 10003",
     "payload: VERSION [0, 10000, 10000, 0]",
     "payload: granule: 0 -3 0",
+    "payload: above 4 GiB: 0 -3 0",
     "payload: rmm: -3 -3 -2",
     "payload: uart: -3 -3 -3",
     "payload: unaligned: -2 -2 -2",
@@ -219,7 +220,7 @@ pub fn check_monitor() -> Result {
         &read(Stub::Payload.build()?)?,
         offer,
     )?;
-    let machine = Machine { smp: 2, memory: "2G".into(), icount: false };
+    let machine = Machine { smp: 2, memory: "4G".into(), icount: false };
     let quiet = |qemu: &mut Command| {
         qemu.stdin(Stdio::null());
     };

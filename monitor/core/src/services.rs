@@ -167,14 +167,21 @@ impl Services {
     }
 }
 
-/// Answers RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE: all that is needed is the table, so several CPUs may do so at the
-/// same time. `None` for any other call.
-pub fn granule(call: &El3Call, gpt: &Gpt<'_>, maintenance: &impl Maintenance) -> Option<El3Code> {
-    let result = match *call {
-        El3Call::GtsiDelegate { pa } => gpt.delegate(pa, maintenance),
+/// Function identifier of RMM_GTSI_DELEGATE.
+pub const GTSI_DELEGATE: u64 = El3Call::GtsiDelegate { pa: 0 }.fid();
+/// Function identifier of RMM_GTSI_UNDELEGATE; it differs in bit 0 alone, which the assembly relies on.
+pub const GTSI_UNDELEGATE: u64 = El3Call::GtsiUndelegate { pa: 0 }.fid();
+const _: () = assert!(GTSI_DELEGATE & 1 == 0 && GTSI_UNDELEGATE == GTSI_DELEGATE | 1);
+
+/// Answers RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE, from the function identifier in W0 and X1: all that is needed is the
+/// table, so several CPUs may do so at the same time. `None` for any other call. Every page a realm gets comes this way,
+/// so the other registers are not looked at.
+pub fn granule(function: u64, pa: u64, gpt: &Gpt<'_>, maintenance: &impl Maintenance) -> Option<El3Code> {
+    let result = match function {
+        GTSI_DELEGATE => gpt.delegate(pa, maintenance),
         // The RMM's own memory never leaves the Realm world.
-        El3Call::GtsiUndelegate { pa } if RMM.contains(Range::new(pa, 1)) => Err(GptError::BadAddress),
-        El3Call::GtsiUndelegate { pa } => gpt.undelegate(pa, maintenance),
+        GTSI_UNDELEGATE if RMM.contains(Range::new(pa, 1)) => Err(GptError::BadAddress),
+        GTSI_UNDELEGATE => gpt.undelegate(pa, maintenance),
         _ => return None,
     };
     Some(result.map_or_else(gtsi_code, |()| El3Code::OK))

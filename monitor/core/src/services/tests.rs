@@ -35,7 +35,7 @@ impl Monitor {
         gpt.assign(0x4000_0000, 0x4000_0000, Gpi::NS).expect("room");
         gpt.assign(RMM.base, RMM.size, Gpi::REALM).expect("room");
         let platform = || Platform { config: "a test", components: &[("RMM", [1; 32])] };
-        let answer = |call| match granule(call, &gpt, &Nothing) {
+        let answer = |call: &El3Call| match granule(call.to_regs()[0], call.to_regs()[1], &gpt, &Nothing) {
             Some(code) => El3Reply::new(code),
             None => self.services.call(call, &mut self.shared, platform),
         };

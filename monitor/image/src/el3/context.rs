@@ -5,6 +5,7 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use realm_monitor::layout::MAX_CPUS;
+use realm_monitor::services::GTSI_DELEGATE;
 
 /// Bytes of a CPU's stack with the page below it that is not mapped.
 pub const STACK_SIZE: usize = 64 << 10;
@@ -378,6 +379,9 @@ global_asm!(
     ctx_other = const offset_of!(Context, other),
     ctx_features = const offset_of!(Context, features),
     ctx_scr = const offset_of!(Context, scr),
+    ctx_is_realm = const offset_of!(Context, is_realm),
+    gtsi = const GTSI_DELEGATE,
+    granule_call = sym super::gpt::granule_call,
     ctx_sysregs = const offset_of!(Context, sysregs),
     f_impdef = const feature::IMPDEF,
     f_amu = const feature::AMU,

@@ -2,9 +2,11 @@
 
 use super::sysreg;
 use core::sync::atomic::AtomicU64;
+use realm_abi::rmm_el3::El3Code;
 use realm_monitor::device_tree::Board;
 use realm_monitor::gpt::{Gpi, Gpt, LayoutError, Maintenance};
 use realm_monitor::layout;
+use realm_monitor::services::granule;
 use spin::Once;
 
 static GPT: Once<Gpt<'static>> = Once::new();
@@ -50,6 +52,11 @@ pub fn build(board: &Board) -> Result<(), LayoutError> {
 pub fn enable() {
     // SAFETY: the table gives the monitor everything it uses.
     unsafe { enable_gpt(layout::GPT_L0.base >> 12, GPCCR) };
+}
+
+/// Answers RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE: W0 and X1 of the RMM, X0 for it. Called by the assembly.
+pub extern "C" fn granule_call(function: u32, pa: u64) -> i64 {
+    granule(function.into(), pa, table(), &Hardware).unwrap_or(El3Code::UNKNOWN).0
 }
 
 /// The maintenance instructions of this machine.

@@ -11,7 +11,6 @@ use realm_abi::smccc;
 use realm_monitor::gpt::Gpi;
 use realm_monitor::layout;
 use realm_monitor::psci::{Action, Entry};
-use realm_monitor::services::granule;
 use realm_monitor::smc::{self, Call};
 use spin::Mutex;
 
@@ -193,13 +192,9 @@ impl Cpu {
     fn rmm_call(&mut self) -> Option<BootCode> {
         let regs = &mut self.worlds.realm.gprs;
         let mut args = [0; 12];
+        args.copy_from_slice(&regs[..12]);
         // The function identifier is in W0.
-        (args[0], args[1]) = (regs[0] & 0xffff_ffff, regs[1]);
-        if let Some(code) = granule(&El3Call::from_regs(&args), gpt::table(), &gpt::Hardware) {
-            regs[0] = code.0.cast_unsigned();
-            return None;
-        }
-        args[2..].copy_from_slice(&regs[2..12]);
+        args[0] &= 0xffff_ffff;
         let call = El3Call::from_regs(&args);
         if let El3Call::BootComplete { code, .. } = call {
             return Some(code);

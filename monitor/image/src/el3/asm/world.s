@@ -125,7 +125,7 @@ vectors:
     mrs     x8, esr_el3
     mov     w9, #0x5e000000
     cmp     w8, w9
-    b.ne    7f
+    b.ne    leave_sync
     // An RMI command of the Non-secure world, or its end in the Realm world?
     ldp     w9, w10, [sp, #{ctx_fast}]
     and     w12, w0, w10
@@ -133,7 +133,7 @@ vectors:
     ldr     w11, [sp, #{ctx_fast_count}]
     cmp     w12, w11
     b.lo    switch_world
-7:  b       leave_sync
+    b       other_call
 
     vector
     save_gprs
@@ -153,6 +153,33 @@ vectors:
     .endr
 
     .balign 0x80
+// A granule changes hands: every page a realm gets comes here, so only what Rust may change is restored.
+other_call:
+    ldr     x8, [sp, #{ctx_is_realm}]
+    cbz     x8, leave_sync
+    mov     w9, #{gtsi} & 0xffff
+    movk    w9, #{gtsi} >> 16, lsl #16
+    and     w8, w0, #0xfffffffe
+    cmp     w8, w9
+    b.ne    leave_sync
+    mrs     x9, tpidr_el3
+    mov     x19, sp
+    mov     sp, x9
+    bl      {granule_call}
+    mov     sp, x19
+    ldr     x1, [sp, #0x08]
+    ldp     x2, x3, [sp, #0x10]
+    ldp     x4, x5, [sp, #0x20]
+    ldp     x6, x7, [sp, #0x30]
+    ldp     x8, x9, [sp, #0x40]
+    ldp     x10, x11, [sp, #0x50]
+    ldp     x12, x13, [sp, #0x60]
+    ldp     x14, x15, [sp, #0x70]
+    ldp     x16, x17, [sp, #0x80]
+    ldp     x18, x19, [sp, #0x90]
+    ldr     x30, [sp, #0xf0]
+    eret
+
 leave_sync:
     leave   {kind_sync}
 
