@@ -4,6 +4,9 @@ use crate::Errno;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+/// Most ranges there can be, whatever a VMM asks for: they are memory of the kernel, and a change moves them under a lock.
+const MAX_RANGES: usize = 1 << 18;
+
 /// The private parts of a guest's address space, in bytes: sorted ranges that neither overlap nor touch.
 #[derive(Debug, Default)]
 pub struct PrivateRanges(Vec<Range<u64>>);
@@ -19,7 +22,7 @@ impl PrivateRanges {
     /// Makes `range` private or shared. Changes nothing on failure.
     ///
     /// # Errors
-    /// `ENOMEM`.
+    /// `ENOMEM`, also if private and shared pages would alternate too often.
     pub fn set(&mut self, range: Range<u64>, private: bool) -> Result<(), Errno> {
         if range.is_empty() {
             return Ok(());
@@ -36,12 +39,17 @@ impl PrivateRanges {
                 self.0.partition_point(|r| r.start < range.end),
             )
         };
+        let others = self.0.len().saturating_sub(last.saturating_sub(first));
         let met = self.0.get(first..last).unwrap_or(&[]);
         let head = met.first().map_or(range.start, |r| r.start.min(range.start));
         let tail = met.last().map_or(range.end, |r| r.end.max(range.end));
         let pieces = if private { [head..tail, 0..0] } else { [head..range.start, range.end..tail] };
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+        if others.saturating_add(pieces.clone().count()) > MAX_RANGES {
+            return Err(Errno::ENOMEM);
+        }
         self.0.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
-        self.0.splice(first..last, pieces.into_iter().filter(|piece| !piece.is_empty()));
+        self.0.splice(first..last, pieces);
         Ok(())
     }
 }
@@ -50,6 +58,24 @@ impl PrivateRanges {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn no_vmm_makes_the_list_longer_than_its_limit() {
+        let mut ranges = PrivateRanges::default();
+        let last = MAX_RANGES as u64 * 2;
+        for start in (0..last).step_by(2) {
+            assert_eq!(ranges.set(start..start + 1, true), Ok(()));
+        }
+        assert_eq!(ranges.set(last..last + 1, true), Err(Errno::ENOMEM), "one more");
+        assert!(ranges.around(last).is_none());
+        assert_eq!(ranges.set(0..2, true), Ok(()), "one longer, joined with the next");
+        assert_eq!(ranges.set(last..last + 2, true), Ok(()), "now there is room for one");
+        assert_eq!(ranges.set(last..last + 1, false), Ok(()), "one shorter");
+        assert_eq!(ranges.set(1..2, false), Err(Errno::ENOMEM), "one cut in two");
+        assert_eq!(ranges.set(0..last + 2, false), Ok(()), "none");
+        assert!(ranges.around(0).is_none());
+    }
 
     proptest! {
         #[test]
