@@ -14,7 +14,10 @@ const IIR_THRE: u8 = 0x02;
 const IIR_FIFO: u8 = 0xc0;
 const FCR_FIFO: u8 = 0x01;
 
-/// The registers and everything written so far.
+/// Bytes of output that are kept. A realm is not trusted with the memory of its VMM.
+pub(crate) const MAX_OUTPUT: usize = 16 << 20;
+
+/// The registers and what was written so far.
 #[derive(Debug, Default)]
 pub(crate) struct Uart {
     ier: u8,
@@ -56,7 +59,9 @@ impl Uart {
         match offset {
             0 | 1 if self.lcr & LCR_DLAB != 0 => self.divisor[offset as usize] = value,
             0 => {
-                self.output.push(value);
+                if self.output.len() < MAX_OUTPUT {
+                    self.output.push(value);
+                }
                 self.empty = true;
             }
             1 => {
@@ -76,7 +81,7 @@ impl Uart {
         self.empty && self.ier & IER_THRE != 0
     }
 
-    /// Everything written so far.
+    /// The first [`MAX_OUTPUT`] bytes written.
     pub(crate) fn output(&self) -> &[u8] {
         &self.output
     }
@@ -94,6 +99,16 @@ mod tests {
             uart.write(0, byte);
         }
         assert_eq!(uart.output(), b"hello");
+    }
+
+    #[test]
+    fn a_realm_that_never_stops_writing_fills_no_more_than_the_limit() {
+        let mut uart = Uart { output: vec![0; MAX_OUTPUT - 1], ..Uart::default() };
+        uart.write(0, b'a');
+        uart.write(0, b'b');
+        assert_eq!((uart.output().len(), uart.output().last()), (MAX_OUTPUT, Some(&b'a')));
+        uart.write(1, IER_THRE);
+        assert!(uart.interrupt(), "the realm does not notice");
     }
 
     #[test]
