@@ -2,6 +2,7 @@
 
 use clap::error::ErrorKind;
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,9 +24,10 @@ impl Failure {
     pub fn failed(error: impl Display) -> Self {
         Self::Failed(error.to_string())
     }
-    /// Bad input in a file.
+    /// Bad input in a file. A path that is empty is shown as `''`.
     pub fn in_file<E: Display>(path: &Path) -> impl FnOnce(E) -> Self {
-        move |error| Self::BadInput(format!("{}: {error}", path.display()))
+        let name = if path.as_os_str().is_empty() { "''".into() } else { path.to_string_lossy() };
+        move |error| Self::BadInput(format!("{name}: {error}"))
     }
 
     /// The message alone.
@@ -43,7 +45,7 @@ impl Failure {
         };
         let message = self.into_message();
         if !message.is_empty() {
-            eprintln!("error: {}", one_line(&message));
+            complain(format_args!("error: {}", one_line(&message)));
         }
         ExitCode::from(code)
     }
@@ -64,10 +66,15 @@ pub fn usage(error: &clap::Error) -> ExitCode {
             // The message ends before the usage and the hints that follow an empty line.
             let text = error.to_string();
             let message = text.split("\n\n").next().unwrap_or_default();
-            eprintln!("{} (see --help)", one_line(message));
+            complain(format_args!("{} (see --help)", one_line(message)));
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes a line to standard error. Where nobody can read it, the exit code still tells.
+fn complain(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn one_line(message: &str) -> String {

@@ -72,12 +72,14 @@ fn padded(bytes: &[u8]) -> std::result::Result<[u8; PADDED_SIZE], String> {
 
 /// Opens a regular file and tells its size.
 pub fn open(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(Failure::in_file(path))?;
-    let metadata = file.metadata().map_err(Failure::in_file(path))?;
+    // Looked at before it is opened: opening a FIFO waits for somebody to write to it.
+    let metadata = std::fs::metadata(path).map_err(Failure::in_file(path))?;
     if !metadata.is_file() {
         return Err(Failure::in_file(path)("not a regular file"));
     }
-    Ok((file, metadata.len()))
+    let file = File::open(path).map_err(Failure::in_file(path))?;
+    let size = file.metadata().map_err(Failure::in_file(path))?.len();
+    Ok((file, size))
 }
 
 /// The first bytes of a file, or of standard input for `-`, up to `limit`.

@@ -22,9 +22,9 @@ const LAYOUT_HELP: &str = r#"A layout is a JSON file with the realm, and the ste
     {"populate": {"ipa": "0x80000000", "file": "Image", "measured": true}},
     {"rec": {"pc": "0x80000000", "gprs": ["0x8fe00000"], "runnable": true}}]}
 
-Numbers are integers or "0x..." strings; null means that a feature is off; sve_vl is the vector length
-in quadwords minus one. Files are looked for beside the layout and padded with zeros to whole pages of
-4 KiB. Tables are as our host code would have made them at that point."#;
+Numbers are integers or "0x..." strings; null means that a feature is off; sve_vl is the vector
+length in quadwords minus one. Files are looked for beside the layout and padded with zeros to whole
+pages of 4 KiB. Tables are as our host code would have made them at that point."#;
 
 /// Compute the initial measurement (RIM) of a realm without running it.
 ///

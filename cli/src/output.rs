@@ -19,6 +19,11 @@ impl JsonOption {
         self.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), check_writable)
     }
 
+    /// Whether the JSON goes into this file.
+    pub fn goes_to(&self, path: &Path) -> bool {
+        self.json.as_deref() == Some(path)
+    }
+
     /// Writes the JSON where it belongs, and the text for people unless JSON took its place.
     pub fn write(&self, value: &impl Serialize, text: &str) -> Result {
         let to_stdout = self.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
@@ -32,14 +37,18 @@ impl JsonOption {
     }
 }
 
-/// Refuses a path that is a directory or whose directory is not there.
+/// Refuses a path that is or can only be a directory, whose directory is not there, or a file that cannot be written.
 pub fn check_writable(path: &Path) -> Result {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() {
+    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return Err(Failure::in_file(path)("is a directory, a file belongs here"));
     }
     if !parent.is_dir() {
         return Err(Failure::in_file(path)(format!("there is no directory {}", parent.display())));
+    }
+    // A pipe is left alone: opening and closing it would end what its reader reads.
+    if path.is_file() {
+        std::fs::OpenOptions::new().write(true).open(path).map_err(Failure::in_file(path))?;
     }
     Ok(())
 }

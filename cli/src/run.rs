@@ -13,7 +13,7 @@ use realm_attest::token::{Expectations, PublicKey, Token, verify};
 use realm_machine::{Machine, MachineConfig, MachineHost, Process};
 use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, VmError};
 use report::{Outcome, Report};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use steps::{Counters, Recorder};
 
@@ -61,7 +61,7 @@ const BLOCK: u64 = 0x20_0000;
 pub fn run(options: &Options) -> Result {
     let MachineKind::Hosted = options.machine;
     options.json.check()?;
-    options.token.as_deref().map_or(Ok(()), output::check_writable)?;
+    options.token.as_deref().map_or(Ok(()), |path| check_token(path, &options.json))?;
     let rpv = options.realm.rpv()?;
     let features = MachineConfig::FEATURES;
     if let Some(bits) = options.realm.ipa_bits.filter(|bits| *bits > features.pa_bits) {
@@ -121,6 +121,19 @@ pub fn run(options: &Options) -> Result {
     let report = Report::new(&outcome, &guest, options.realm.hash(), saved);
     options.json.write(&report, &report.explain(&outcome))?;
     report.verdict()
+}
+
+/// Refuses a place where the token would not be afterwards.
+fn check_token(path: &Path, json: &JsonOption) -> Result {
+    if path.as_os_str() == "-" {
+        return Err(Failure::BadInput(
+            "--token -: a token is saved to a file, not to standard output".into(),
+        ));
+    }
+    if json.goes_to(path) {
+        return Err(Failure::BadInput(format!("{}: --token and --json need a file each", path.display())));
+    }
+    output::check_writable(path)
 }
 
 /// What is left when a realm is gone.
@@ -196,7 +209,7 @@ fn machine_config(guest: &Guest) -> Result<MachineConfig> {
 /// 64 random bytes of the operating system.
 fn random_challenge() -> Result<[u8; input::PADDED_SIZE]> {
     let mut challenge = [0; input::PADDED_SIZE];
-    let source = std::path::Path::new("/dev/urandom");
+    let source = Path::new("/dev/urandom");
     let read =
         std::fs::File::open(source).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut challenge));
     read.map_err(|error| Failure::Failed(format!("{}: {error} (give a --challenge)", source.display())))?;

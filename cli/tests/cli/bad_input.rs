@@ -1,6 +1,7 @@
 //! Bad input: exit code 2, one line that names the value and the rule, nothing left behind.
 
 use crate::support::{Dir, kernel};
+use std::process::Command;
 
 /// Runs a command and checks how it refuses: the parts are in its one line.
 fn refuses(dir: &Dir, arguments: &[&str], parts: &[&str]) {
@@ -49,6 +50,31 @@ fn what_is_no_kernel_is_refused() {
     refuses_realm(&dir, &["--kernel", "."], &[".: not a regular file"]);
     refuses_realm(&dir, &["--kernel", "/dev/zero"], &["/dev/zero: not a regular file"]);
     refuses_realm(&dir, &[], &["--kernel <FILE>"]);
+}
+
+#[test]
+fn a_fifo_where_a_file_belongs_is_refused_without_waiting_for_its_writer() {
+    let dir = Dir::new();
+    let made = Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap();
+    assert!(made.success());
+    refuses_realm(&dir, &["--kernel", "fifo"], &["fifo: not a regular file"]);
+    refuses_realm(&dir, &["--kernel", "Image", "--initrd", "fifo"], &["fifo: not a regular file"]);
+    let layout = r#"{"ipa_bits": 33, "hash": "sha256", "num_bps": 2, "num_wps": 2,
+        "steps": [{"populate": {"ipa": 0, "file": "fifo", "measured": true}}]}"#;
+    dir.write("layout", layout.as_bytes());
+    refuses(&dir, &["measure", "--layout", "layout"], &["step 1 (populate): fifo: not a regular file"]);
+}
+
+#[test]
+fn an_error_nobody_can_read_still_has_its_exit_code() {
+    let dir = Dir::new();
+    for arguments in [["run", "--kernal"], ["token", "sign"], ["measure", "--kernel=missing"]] {
+        // Every write to this device fails.
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_realm"));
+        let status = command.args(arguments).current_dir(dir.path()).stderr(full).status().unwrap();
+        assert_eq!(status.code(), Some(2), "realm {arguments:?}");
+    }
 }
 
 /// Half of an image whose section table names 16 KiB.
@@ -118,7 +144,11 @@ fn what_the_hosted_machine_has_not_is_refused() {
         (&["--challenge", &"00".repeat(65)], &["at most 64"]),
         (&["--token", "no/token"], &["no/token", "no directory no"]),
         (&["--token", "."], &[".: is a directory"]),
+        (&["--token", "no/"], &["no/: is a directory"]),
+        (&["--token", "-"], &["--token -", "not to standard output"]),
+        (&["--token", "out", "--json", "out"], &["out: --token and --json need a file each"]),
         (&["--json", "no/out"], &["no/out", "no directory no"]),
+        (&["--rpv", "@"], &["'': No such file"]),
     ];
     for (options, parts) in cases {
         refuses(&dir, &[&["run", "--kernel", "Image"], *options].concat(), parts);

@@ -74,7 +74,7 @@ fn the_token_of_a_realm_proves_what_was_asked_for() {
 }
 
 #[test]
-fn the_measurement_depends_on_what_is_in_the_realm_and_not_on_its_name_or_cpus() {
+fn the_measurement_depends_on_what_is_in_the_realm_and_not_on_its_personalization_value() {
     let dir = Dir::new();
     let rim = |options: &str| dir.json(&format!("measure --kernel Image {options}"))["rim"].clone();
     let base = rim("");
