@@ -35,7 +35,7 @@ pub mod smccc;
 pub use errno::Errno;
 pub use regs::{RegReader, RegValue, RegWriter};
 
-/// Bytes in a granule, the unit of every RMM interface (RMM 1.0 section A2.2).
+/// Bytes in a granule, the unit of every RMM interface (RMM 1.0, granules).
 pub const GRANULE_SIZE: u64 = 4096;
 /// log2 of [`GRANULE_SIZE`].
 pub const GRANULE_SHIFT: u32 = 12;

@@ -1,4 +1,4 @@
-//! Power State Coordination Interface 1.1 (DEN0022), as realms call it through the RMM (RMM 1.0 chapter B6) and the
+//! Power State Coordination Interface 1.1 (DEN0022), as realms call it through the RMM (RMM 1.0) and the
 //! Non-secure world through EL3.
 
 use crate::macros::open_enum;

@@ -1,4 +1,4 @@
-//! Realm Management Interface 1.0: what the Host asks of the RMM (RMM 1.0 chapter B3 and B4).
+//! Realm Management Interface 1.0: what the Host asks of the RMM (RMM 1.0).
 
 mod command;
 mod features;
@@ -32,7 +32,7 @@ pub const MEASUREMENT_SLOTS: usize = 5;
 pub const RTT_PAGE_LEVEL: i64 = 3;
 /// Entries of an RTT.
 pub const RTT_ENTRIES: usize = 512;
-/// Bits of ICH_HCR_EL2 the Host may set on entry (RMM 1.0 section A6.1): UIE, LRENPIE, NPIE, VGrp0EIE, VGrp0DIE,
+/// Bits of ICH_HCR_EL2 the Host may set on entry (RMM 1.0, RmiRecEnter): UIE, LRENPIE, NPIE, VGrp0EIE, VGrp0DIE,
 /// VGrp1EIE, VGrp1DIE, TDIR.
 pub const GICV3_HCR_HOST_BITS: u64 = 0x40fe;
 

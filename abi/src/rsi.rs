@@ -1,4 +1,4 @@
-//! Realm Services Interface 1.0: what a realm asks of the RMM (RMM 1.0 chapter B5).
+//! Realm Services Interface 1.0: what a realm asks of the RMM (RMM 1.0).
 
 use crate::layout::assert_layout;
 use crate::macros::{call_table, open_enum};

@@ -1,4 +1,4 @@
-//! A measurement: a hash of the realm's algorithm in a 64-byte slot (RMM 1.0 section A7.1).
+//! A measurement: a hash of the realm's algorithm in a 64-byte slot (RMM 1.0, realm measurements).
 
 use alloc::string::String;
 use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE};

@@ -1,4 +1,4 @@
-//! The Realm Initial Measurement, predicted from the steps a Host takes (RMM 1.0 section A7.1.1).
+//! The Realm Initial Measurement, predicted from the steps a Host takes (RMM 1.0, Realm Initial Measurement).
 //!
 //! The RIM depends on the order of the steps and, for INIT_RIPAS, on which translation tables exist: each table entry is
 //! measured on its own, however much it covers. So the prediction is a model of two parties, kept apart from
@@ -73,7 +73,7 @@ pub enum PopulateError<E> {
     Read(E),
 }
 
-/// `RmmMeasurementDescriptorRipas` and `RmmMeasurementDescriptorData` share this head (RMM 1.0 section C1.11).
+/// `RmmMeasurementDescriptorRipas` and `RmmMeasurementDescriptorData` share this head (RMM 1.0).
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct DescriptorHead {

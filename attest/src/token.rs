@@ -1,4 +1,4 @@
-//! Arm CCA attestation tokens (RMM 1.0 section A7.2): decoded strictly, explained, verified.
+//! Arm CCA attestation tokens (RMM 1.0, CCA attestation token): decoded strictly, explained, verified.
 //!
 //! A token has two parts, each a signed map of claims. The platform part says what the machine and its firmware
 //! are, and is signed by the machine's attestation key. The realm part says what runs in the realm, and is signed by a key

@@ -40,7 +40,7 @@ pub enum DtbError {
 /// Makes the device tree.
 ///
 /// Devices are given by their addresses in the protected half: Linux adds the alias bit when it maps a device, and asks
-/// the RMM about the address as it stands here (kvm-realm-uapi section 5.5).
+/// the RMM about the address as it stands here (docs/kvm-realm-abi.md section 5.2).
 ///
 /// # Errors
 /// See [`DtbError`].

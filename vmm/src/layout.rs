@@ -1,7 +1,7 @@
 //! The memory plan of a realm: where RAM, kernel, initial file system, device tree and devices are.
 //!
 //! The plan is kvmtool's: RAM from 2 GiB on, the device tree in a 64 KiB slot on a 2 MiB boundary near the end of the
-//! first 256 MiB, the initial file system right below it (kvm-realm-uapi sections 5.1 and 5.5). Everything in it is
+//! first 256 MiB, the initial file system right below it (docs/kvm-realm-abi.md section 5.2). Everything in it is
 //! measured directly or through the device tree, so nothing depends on chance.
 
 use crate::KernelImage;

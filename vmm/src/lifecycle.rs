@@ -1,4 +1,4 @@
-//! A realm's life as its VMM drives it, ioctl by ioctl, in the order of kvm-realm-uapi section 5.1.
+//! A realm's life as its VMM drives it, ioctl by ioctl, in the order of docs/kvm-realm-abi.md section 5.1.
 
 mod build;
 mod calls;

@@ -2,7 +2,7 @@
 
 use super::Cap;
 
-/// The numbers one generation of the realm ABI uses (kvm-realm-uapi section 2.1).
+/// The numbers one generation of the realm ABI uses (docs/kvm-realm-abi.md section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// Name for people.

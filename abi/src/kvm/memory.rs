@@ -1,4 +1,4 @@
-//! Guest memory (`linux/kvm.h`; kvm-realm-uapi section 2.9).
+//! Guest memory (`linux/kvm.h`; docs/kvm-realm-abi.md section 2.9).
 
 use crate::layout::assert_layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

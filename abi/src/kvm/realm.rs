@@ -1,5 +1,5 @@
 //! What the realm series adds: the commands carried by KVM_ENABLE_CAP and the completion of PSCI calls
-//! (kvm-realm-uapi sections 2.1 and 2.2).
+//! (docs/kvm-realm-abi.md sections 2.1 and 2.2).
 
 use crate::layout::assert_layout;
 use crate::macros::open_enum;

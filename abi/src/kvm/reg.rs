@@ -1,4 +1,4 @@
-//! Register identifiers of KVM_GET_ONE_REG on arm64 (`asm/kvm.h`; kvm-realm-uapi section 2.7).
+//! Register identifiers of KVM_GET_ONE_REG on arm64 (`asm/kvm.h`; docs/kvm-realm-abi.md section 2.7).
 
 /// Architecture field: arm64.
 const ARM64: u64 = 0x6000_0000_0000_0000;

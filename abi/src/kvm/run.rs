@@ -1,5 +1,5 @@
 //! The page a vCPU shares with its VMM (`struct kvm_run` of `linux/kvm.h`) and the exits it tells of
-//! (kvm-realm-uapi section 2.10).
+//! (docs/kvm-realm-abi.md section 2.10).
 
 use crate::layout::assert_layout;
 use crate::macros::open_enum;

@@ -10,7 +10,7 @@ pub const TARGET_GENERIC_V8: u32 = 5;
 pub const MAX_VCPU_FEATURES: u32 = 10;
 
 /// MPIDR affinity fields of the vCPU with this id, as KVM on arm64 numbers them: 16 to a cluster. It is also the value
-/// `RmiRecMpidr` takes, and RECs are made in this order (kvm-realm-uapi section 2.4).
+/// `RmiRecMpidr` takes, and RECs are made in this order (docs/kvm-realm-abi.md section 2.4).
 #[must_use]
 pub const fn vcpu_mpidr(id: u32) -> u64 {
     (id & 0xf) as u64 | ((id >> 4 & 0xff) as u64) << 8 | ((id >> 12 & 0xff) as u64) << 16

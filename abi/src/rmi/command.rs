@@ -1,4 +1,4 @@
-//! The 23 commands of RMI 1.0 (RMM 1.0 section B4.3).
+//! The 23 commands of RMI 1.0.
 
 use super::{DataFlags, ReturnCode, Ripas, RttEntryState, UnprotectedDesc, Version};
 use crate::macros::call_table;

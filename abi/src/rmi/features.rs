@@ -1,4 +1,4 @@
-//! RMI feature register 0 (RMM 1.0 section B4.4.5, `RmiFeatureRegister0`).
+//! RMI feature register 0 (RMM 1.0, `RmiFeatureRegister0`).
 
 /// The value of RMI_FEATURES index 0, kept whole.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,4 +1,4 @@
-//! Structures the Host passes to REALM_CREATE and REC_CREATE (RMM 1.0 sections B4.4.12 and B4.4.15).
+//! Structures the Host passes to REALM_CREATE and REC_CREATE (RMM 1.0, `RmiRealmParams` and `RmiRecParams`).
 
 use super::{HashAlgorithm, MAX_REC_AUX, REC_CREATE_GPRS, RPV_SIZE};
 use crate::layout::assert_layout;
@@ -78,7 +78,7 @@ impl Default for RealmParams {
 
 impl RealmParams {
     /// The structure with only the measured fields kept: what the initial RIM is the hash of
-    /// (RMM 1.0 section A7.1.1).
+    /// (RMM 1.0, Realm Initial Measurement).
     #[must_use]
     pub fn measured(&self) -> Self {
         Self {
@@ -126,7 +126,7 @@ impl Default for RecParams {
 }
 
 impl RecParams {
-    /// The structure with only the measured fields kept (RMM 1.0 section A7.1.1).
+    /// The structure with only the measured fields kept (RMM 1.0, Realm Initial Measurement).
     #[must_use]
     pub fn measured(&self) -> Self {
         Self { flags: self.flags, pc: self.pc, gprs: self.gprs, ..Self::new_zeroed() }

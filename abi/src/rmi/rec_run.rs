@@ -1,4 +1,4 @@
-//! What passes between Host and RMM around REC_ENTER (RMM 1.0 sections B4.4.13, B4.4.14 and B4.4.17).
+//! What passes between Host and RMM around REC_ENTER (RMM 1.0, `RmiRecEnter`, `RmiRecExit` and `RmiRecRun`).
 
 use super::{ExitReason, GPRS, MAX_LRS, Ripas};
 use crate::layout::assert_layout;

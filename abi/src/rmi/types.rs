@@ -1,4 +1,4 @@
-//! Small values of the RMI (RMM 1.0 section B4.4).
+//! Small values of the RMI (RMM 1.0, RMI types).
 
 use crate::macros::open_enum;
 use crate::regs::reg_newtype;
@@ -128,7 +128,7 @@ impl DataFlags {
 }
 
 /// The Host-controlled part of an unprotected mapping, in the layout of a stage 2 descriptor
-/// (RMM 1.0 section A5.5.12): output address, MemAttr\[2:0\] in bits 4:2, S2AP in bits 7:6.
+/// (RMM 1.0, unprotected RTT entries): output address, MemAttr\[2:0\] in bits 4:2, S2AP in bits 7:6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UnprotectedDesc(pub u64);
 

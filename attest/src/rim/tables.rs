@@ -58,7 +58,7 @@ impl Tables {
 
     /// RTT_INIT_RIPAS with `base` and `top` granule-aligned, ordered and protected.
     ///
-    /// The scan is bounded by TABLE entries, the end of the table and `top` [RMM 1.0 section B4.3.18]; TF-RMM stops
+    /// The scan is bounded by TABLE entries, the end of the table and `top` [RMM 1.0, RMI_RTT_INIT_RIPAS]; TF-RMM stops
     /// at ASSIGNED entries too, where a Host would then fail.
     pub(super) fn init_ripas(&self, base: u64, top: u64) -> InitRipas {
         let level = self.walk(base);

@@ -1,4 +1,4 @@
-//! The claims of the two parts of a CCA token (RMM 1.0 section A7.2.3).
+//! The claims of the two parts of a CCA token (RMM 1.0, CCA attestation token claims).
 
 use super::TokenError;
 use super::cbor::Value;

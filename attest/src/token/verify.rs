@@ -91,7 +91,7 @@ pub fn verify(token: &Token, expectations: &Expectations<'_>) -> Report {
         outcome(signature),
     );
 
-    // Without a profile of its own the realm part is covered by the platform's (RMM 1.0 section A7.2.3.1).
+    // Without a profile of its own the realm part is covered by the platform's (RMM 1.0, CCA attestation token).
     if let Some(profile) = &realm.profile {
         check("realm profile", profile == REALM_PROFILE, REALM_PROFILE.into(), escaped(profile));
     }

@@ -1,4 +1,4 @@
-//! KVM_CHECK_EXTENSION: what a realm VM of this device can do (kvm realm ABI section 2.6).
+//! KVM_CHECK_EXTENSION: what a realm VM of this device can do (docs/kvm-realm-abi.md section 2.6).
 //!
 //! A device of this core makes realms only, so the device file answers as a VM file does. What a realm cannot have
 //! (guest debugging, a counter offset, read-only slots, stolen time) is 0, as is everything unknown.

@@ -1,4 +1,4 @@
-//! What a REC exit asks of the Host (RMM 1.0 section A4.3, kvm realm ABI section 3.17).
+//! What a REC exit asks of the Host (RMM 1.0, RmiRecExit, docs/kvm-realm-abi.md section 3.17).
 
 use crate::irqchip::GicRegister;
 use crate::mmio::{SysregAccess, Wait, class, ec};

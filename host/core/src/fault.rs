@@ -1,5 +1,5 @@
 //! Aborts of a realm and RIPAS changes: what is mapped, what is emulated, what the VMM has to convert first
-//! (kvm realm ABI sections 3.13, 3.15 and 3.18).
+//! (docs/kvm-realm-abi.md sections 3.13, 3.15 and 3.18).
 
 use crate::ipa::BLOCK_SIZE;
 use crate::memslot::Memslot;

@@ -116,7 +116,7 @@ impl IpaSpace {
         ipa.saturating_add(self.protected_end())
     }
 
-    /// The shallowest level whose entry can describe the head of `[start, end)` (kvm realm ABI section 3.11).
+    /// The shallowest level whose entry can describe the head of `[start, end)` (docs/kvm-realm-abi.md section 3.11).
     #[must_use]
     pub const fn map_level(self, start: u64, end: u64) -> i64 {
         let mut level = RTT_PAGE_LEVEL;
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn start_level_and_root_tables_are_those_of_the_reference_for_every_width() {
-        // kvm realm ABI section 3.3.
+        // docs/kvm-realm-abi.md section 3.3.
         let table = [
             (32, 2, 4),
             (33, 2, 8),

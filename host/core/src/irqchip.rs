@@ -18,7 +18,7 @@ pub struct GicConfig {
     pub vcpus: u32,
 }
 
-/// Interface state for an entry of a REC (RMM 1.0 section A6.1).
+/// Interface state for an entry of a REC (RMM 1.0, RmiRecEnter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct GicEntry {
     /// ICH_HCR_EL2; the Host core drops what the Host may not set.

@@ -1,4 +1,4 @@
-//! Data and instruction aborts of a realm, as the RMM reports them (RMM 1.0 sections A4.3.4 and A4.3.5).
+//! Data and instruction aborts of a realm, as the RMM reports them (RMM 1.0, REC exits due to aborts).
 
 /// Exception classes of the synchronous exits a Host handles (ESR_EL2.EC).
 pub mod ec {

@@ -1,4 +1,4 @@
-//! PSCI calls of a realm, as far as the Host takes part (RMM 1.0 section B6, kvm realm ABI section 2.13).
+//! PSCI calls of a realm, as far as the Host takes part (RMM 1.0, PSCI, docs/kvm-realm-abi.md section 2.13).
 
 use crate::run::Next;
 use crate::vcpu::State;

@@ -1,4 +1,4 @@
-//! A REC with everything it is made of (kvm realm ABI section 3.16).
+//! A REC with everything it is made of (docs/kvm-realm-abi.md section 3.16).
 
 use crate::Host;
 use crate::granule::{DelegatedGranule, OwnedGranule};

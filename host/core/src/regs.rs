@@ -1,4 +1,4 @@
-//! The registers a VMM can set before a realm runs (KVM_SET_ONE_REG, kvm realm ABI section 2.7).
+//! The registers a VMM can set before a realm runs (KVM_SET_ONE_REG, docs/kvm-realm-abi.md section 2.7).
 //!
 //! Everything else belongs to the RMM and the realm. What is read back is this record of what was set, not the realm's
 //! registers.

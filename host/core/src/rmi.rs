@@ -45,7 +45,7 @@ impl RmiError {
         }
     }
 
-    /// What an ioctl returns for it: `ENXIO` (kvm realm user ABI, error matrix).
+    /// What an ioctl returns for it: `ENXIO` (docs/kvm-realm-abi.md section 2.5).
     #[must_use]
     pub const fn errno(&self) -> Errno {
         Errno::ENXIO
@@ -367,8 +367,9 @@ impl<H: Host> Rmi<H> {
         }
     }
 
-    /// Sorts the answer of a command that removes the entry at `level` for `ipa` (RMM 1.0 sections B4.3.4, B4.3.17,
-    /// B4.3.21): on ERROR_RTT, `top` above the address means a hole and `top` at the address that something else is there.
+    /// Sorts the answer of a command that removes the entry at `level` for `ipa` (RMM 1.0, RMI_DATA_DESTROY,
+    /// RMI_RTT_DESTROY, RMI_RTT_UNMAP_UNPROTECTED): on ERROR_RTT, `top` above the address means a hole and
+    /// `top` at the address that something else is there.
     /// A `top` above the address lies behind the entry at least, so a walk cannot be made endless.
     fn removal(
         &self,

@@ -218,7 +218,7 @@ fn negotiate<H: Host>(rmi: &Rmi<H>) -> RmmStatus {
         return RmmStatus::Absent;
     }
     if !code.is_success() {
-        // ERROR_INPUT is the only failure of RMI_VERSION (RMM 1.0 section B4.3.27), and only then is there a range.
+        // ERROR_INPUT is the only failure of RMI_VERSION (RMM 1.0, RMI_VERSION), and only then is there a range.
         if code.status() == Status::ERROR_INPUT {
             return RmmStatus::Incompatible { requested: RMI_VERSION, lower, higher };
         }

@@ -1,4 +1,4 @@
-//! KVM_RUN: the loop around REC_ENTER (kvm realm ABI section 3.17).
+//! KVM_RUN: the loop around REC_ENTER (docs/kvm-realm-abi.md section 3.17).
 
 use crate::host::Event;
 use crate::irqchip::{GicEntry, GicExit, Irqchip};
@@ -11,7 +11,7 @@ use realm_abi::kvm::{ExitReason as KvmExit, MpState};
 use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, ReturnCode, Status};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// ERROR_REALM with this index: the realm switched itself off (RMM 1.0 section B4.3.14, `system_off`).
+/// ERROR_REALM with this index: the realm switched itself off (RMM 1.0, RMI_REC_ENTER, `system_off`).
 const SYSTEM_OFF: ReturnCode = ReturnCode::new(Status::ERROR_REALM, 1);
 
 /// Offset of `RmiRecRun.exit`.
@@ -262,8 +262,8 @@ fn set_first(gprs: &mut [u64; GPRS], value: u64) {
     }
 }
 
-/// What of a GIC's wishes the RMM accepts (RMM 1.0 section A6.1): the Host's bits of ICH_HCR_EL2; list registers it has,
-/// without HW.
+/// What of a GIC's wishes the RMM accepts (RMM 1.0, RmiRecEnter): the Host's bits of ICH_HCR_EL2; list registers it
+/// has, without HW.
 fn allowed(entry: GicEntry, count: usize) -> GicEntry {
     let mut lrs = entry.lrs;
     for (index, value) in lrs.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! The EL1 timers of a REC, as an exit shows them (RMM 1.0 section A6.2). The realm's counters have no offset.
+//! The EL1 timers of a REC, as an exit shows them (RMM 1.0, RmiRecExit). The realm's counters have no offset.
 
 use realm_abi::rmi::RecExit;
 

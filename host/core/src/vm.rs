@@ -197,7 +197,7 @@ impl<H: Host> Vm<H> {
                 let init = VcpuInit { target: TARGET_GENERIC_V8, ..VcpuInit::default() };
                 user::write(user, arg, &init).map(|()| 0)
             }
-            // The counters of a realm have no offset (RMM 1.0 section A6.2).
+            // The counters of a realm have no offset (RMM 1.0, realm timers).
             Ioctl::ArmSetCounterOffset => Err(Errno::EINVAL),
             Ioctl::ArmGetRegWritableMasks => Self::writable_masks(user, arg),
             Ioctl::SetDeviceAttr | Ioctl::GetDeviceAttr | Ioctl::HasDeviceAttr => Err(Errno::ENXIO),

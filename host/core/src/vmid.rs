@@ -1,4 +1,4 @@
-//! Virtual Machine Identifiers of realms: unique among all live realms of the machine (RMM 1.0 section A2.3.2).
+//! Virtual Machine Identifiers of realms: unique among all live realms of the machine (RMM 1.0, RmiRealmParams.vmid).
 
 use crate::{Host, Lock};
 use alloc::vec;

@@ -1,4 +1,4 @@
-//! Aborts: what the Host learns of them, and what the realm is given instead (RMM 1.0 sections A4.3, A5.2).
+//! Aborts: what the Host learns of them, and what the realm is given instead (RMM 1.0, REC exits due to aborts).
 
 use crate::Model;
 use crate::rec::{LastExit, PSTATE_RESET, Registers};

@@ -1,4 +1,4 @@
-//! DATA granules (RMM 1.0 sections B4.3.1 to B4.3.3).
+//! DATA granules (RMM 1.0, RMI_DATA_*).
 
 use crate::granule::{GranuleState, NsMemory, aligned};
 use crate::measurement::{DATA, extend_rim, hash};

@@ -1,4 +1,4 @@
-//! REC_ENTER up to the first instruction of the realm (RMM 1.0 section B4.3.14, A4.2).
+//! REC_ENTER up to the first instruction of the realm (RMM 1.0, RMI_REC_ENTER, RmiRecEnter).
 
 use crate::abort::{data_abort_exit, inject_sea};
 use crate::granule::NsMemory;

@@ -1,4 +1,4 @@
-//! What of the virtual interrupt state a Host may load (RMM 1.0 section A6.1).
+//! What of the virtual interrupt state a Host may load (RMM 1.0, RmiRecEnter).
 
 use crate::Config;
 use realm_abi::rmi::{GICV3_HCR_HOST_BITS, RecEnter};

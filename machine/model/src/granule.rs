@@ -1,4 +1,4 @@
-//! Granules: who owns each, and the two commands that move them between worlds (RMM 1.0 sections A2.2, B4.3.6, B4.3.7).
+//! Granules: who owns each, and the two commands that move them between worlds (RMM 1.0, RMI_GRANULE_*).
 
 use crate::outcome::{Conditions, Outcome};
 use crate::{Model, Realm};

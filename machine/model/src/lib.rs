@@ -156,7 +156,7 @@ impl Model {
     }
 }
 
-/// RMI_VERSION of an RMM that implements 1.0 alone (section B4.3.23): the range it supports is always 1.0 to 1.0.
+/// RMI_VERSION of an RMM that implements 1.0 alone (RMM 1.0, RMI_VERSION): the range it supports is always 1.0 to 1.0.
 fn version(req: Version) -> Outcome {
     let out = [Expect::Is(Version::V1_0.0), Expect::Is(Version::V1_0.0), Expect::Any, Expect::Any];
     if req == Version::V1_0 {

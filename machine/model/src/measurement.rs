@@ -1,4 +1,4 @@
-//! RIM and REM (RMM 1.0 chapter A7): rolling hashes over fixed 256-byte descriptors.
+//! RIM and REM (RMM 1.0, realm measurements): rolling hashes over fixed 256-byte descriptors.
 
 use realm_abi::rmi::HashAlgorithm;
 use sha2::{Digest, Sha256, Sha512};

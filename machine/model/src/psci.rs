@@ -1,4 +1,4 @@
-//! PSCI of realms (RMM 1.0 chapter B6) and RMI_PSCI_COMPLETE (section B4.3.8).
+//! PSCI of realms and RMI_PSCI_COMPLETE, as RMM 1.0 defines them.
 
 use crate::Model;
 use crate::outcome::{Conditions, Outcome};

@@ -1,4 +1,4 @@
-//! Realms (RMM 1.0 section A2.1, B4.3.8 to B4.3.11).
+//! Realms (RMM 1.0, realm states, RMI_REALM_*).
 
 use crate::granule::{GranuleState, NsMemory, aligned};
 use crate::measurement::{Measurement, hash};

@@ -1,4 +1,4 @@
-//! What makes a realm's stage 2 geometry and features valid (RMM 1.0 sections A3.1.2, B4.3.9).
+//! What makes a realm's stage 2 geometry and features valid (RMM 1.0, RMI_REALM_CREATE).
 
 use crate::Config;
 use realm_abi::rmi::{HashAlgorithm, RealmFlags, RealmParams};

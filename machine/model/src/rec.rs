@@ -1,4 +1,4 @@
-//! RECs (RMM 1.0 sections A2.3, B4.3.12 to B4.3.14).
+//! RECs (RMM 1.0, REC states, RMI_REC_*).
 
 use crate::granule::{GranuleState, NsMemory, aligned};
 use crate::measurement::{Measurement, REC, extend_rim, hash};

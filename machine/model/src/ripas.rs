@@ -1,4 +1,4 @@
-//! RTT_INIT_RIPAS and RTT_SET_RIPAS (RMM 1.0 sections B4.3.18 and B4.3.21).
+//! RTT_INIT_RIPAS and RTT_SET_RIPAS (as RMM 1.0 defines them).
 
 use crate::measurement::{RIPAS, extend_rim};
 use crate::outcome::{Conditions, Outcome};

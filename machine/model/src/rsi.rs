@@ -1,4 +1,4 @@
-//! RSI (RMM 1.0 chapter B5): the answers and exits of each call of a realm.
+//! RSI (RMM 1.0, RSI commands): the answers and exits of each call of a realm.
 
 use crate::abort::data_abort_exit;
 use crate::granule::aligned;

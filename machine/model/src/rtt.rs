@@ -1,4 +1,4 @@
-//! Translation tables (RMM 1.0 chapter A5): entries with HIPAS and RIPAS, walks, liveness, homogeneity.
+//! Translation tables (RMM 1.0, realm memory): entries with HIPAS and RIPAS, walks, liveness, homogeneity.
 
 use crate::{Model, Realm};
 use realm_abi::rmi::{Ripas, UnprotectedDesc};
@@ -201,7 +201,7 @@ pub enum AccessKind {
     Fetch,
 }
 
-/// What happens then (RMM 1.0 section A5.2, "realm's view").
+/// What happens then (RMM 1.0, what an access to an IPA gives the realm).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// It reaches a DATA granule at this address.

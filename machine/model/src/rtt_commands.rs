@@ -1,4 +1,4 @@
-//! The commands on translation tables and unprotected mappings (RMM 1.0 sections B4.3.17 to B4.3.22).
+//! The commands on translation tables and unprotected mappings (RMM 1.0, RMI_RTT_*).
 
 use crate::granule::GranuleState;
 use crate::outcome::{Conditions, Expect, Outcome};

@@ -1,4 +1,4 @@
-//! The platform token (RMM 1.0 section A7.2.3): claims about this machine, signed with its test key.
+//! The platform token (RMM 1.0, CCA platform token claims): claims about this machine, signed with its test key.
 
 use super::keys;
 use minicbor::Encoder;

@@ -1,5 +1,5 @@
-//! The error matrix (kvm realm ABI section 2.5) as one table, the order of checks included. Whatever fails, everything
-//! comes back in the end; what is the VMM's mistake does not even reach the RMM.
+//! The error matrix (docs/kvm-realm-abi.md section 2.5) as one table, the order of checks included. Whatever fails,
+//! everything comes back in the end; what is the VMM's mistake does not even reach the RMM.
 
 use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, V8, Vmm, boot, rec_features};
 use realm_abi::Errno;

@@ -186,7 +186,7 @@ impl Driver {
             return Err(why);
         }
         if let Some(page) = shared.lost_page.take() {
-            // The realm has run; the Host does not learn how that went (RMM 1.0 section B4.3.14).
+            // The realm has run; the Host does not learn how that went (RMM 1.0, RMI_REC_ENTER).
             let _ = self.machine.memory().transition(page, Pas::Secure, Pas::NonSecure);
             let name = shared.model.observe_lost_exit()?;
             shared.coverage.count("exit nobody sees", name);
@@ -297,7 +297,7 @@ fn rec_aux_count(machine: &Machine) -> u64 {
 }
 
 /// Nothing in this machine changes list registers while a realm runs: they come back as they went, those the CPU does not
-/// have as zeros, and of ICH_HCR_EL2 only the Host's bits (RMM 1.0 section A6.1).
+/// have as zeros, and of ICH_HCR_EL2 only the Host's bits (RMM 1.0, RmiRecExit).
 fn check_interrupts(enter: &RecEnter, exit: &RecExit, implemented: u64) -> Result<(), String> {
     let lrs = (0u64..).zip(enter.gicv3_lrs).map(|(i, lr)| if i < implemented { lr } else { 0 });
     if !lrs.eq(exit.gicv3_lrs) {

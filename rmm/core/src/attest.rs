@@ -1,4 +1,4 @@
-//! Attestation: tokens that prove to a third party which realm on which platform speaks (RMM 1.0 chapter A7.2).
+//! Attestation: tokens that prove to a third party which realm on which platform speaks (RMM 1.0).
 //!
 //! At boot the RMM gets the Realm Attestation Key from EL3 and the platform token that vouches for it; both serve all
 //! realms. The realm token is made in an auxiliary granule of the REC that asks; signing it stops for interrupts.

@@ -3,7 +3,7 @@
 use realm_abi::rmi::{GPRS, MAX_LRS};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// EL1 and EL0 system registers of a REC (RMM 1.0 section A4.1; the register list is the one reference firmware saves).
+/// EL1 and EL0 system registers of a REC (RMM 1.0; the register list is the one reference firmware saves).
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the names are the architecture's")]
@@ -38,7 +38,7 @@ pub struct El1Registers {
     pub mpam0_el1: u64,
 }
 
-/// EL1 timers of a REC. The offsets are zero: virtual and physical count are the same (RMM 1.0 section A6.2).
+/// EL1 timers of a REC. The offsets are zero: virtual and physical count are the same (RMM 1.0, realm timers).
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the names are the architecture's")]
@@ -49,7 +49,7 @@ pub struct Timers {
     pub cntv_cval: u64,
 }
 
-/// GICv3 virtual CPU interface of a REC (RMM 1.0 section A6.1).
+/// GICv3 virtual CPU interface of a REC (RMM 1.0, realm interrupts).
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the names are the architecture's")]
@@ -64,7 +64,7 @@ pub struct Gic {
     pub ich_ap1r: [u64; 4],
 }
 
-/// PMU of a REC (RMM 1.0 section A6.3).
+/// PMU of a REC (RMM 1.0, realm PMU).
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the names are the architecture's")]

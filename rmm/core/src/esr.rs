@@ -1,4 +1,4 @@
-//! ESR_EL2: classes and the fields of the syndromes a realm causes (Arm architecture; RMM 1.0 section A4.3).
+//! ESR_EL2: classes and the fields of the syndromes a realm causes (Arm architecture; RMM 1.0, RmiRecExit.esr).
 
 pub(crate) const EC_SHIFT: u32 = 26;
 const EC_MASK: u64 = 0x3f << EC_SHIFT;

@@ -1,5 +1,5 @@
 //! What happens when a realm stops running: most exceptions are the RMM's or the realm's own, some the Host gets to see,
-//! with nothing in them it has no need of (RMM 1.0 section A4.3).
+//! with nothing in them it has no need of (RMM 1.0, REC exit).
 
 mod abort;
 
@@ -21,13 +21,13 @@ const AET_CORRECTED: u64 = 0b110 << 10;
 
 const PMCR_E: u64 = 1;
 
-/// `pmu_ovf_status`: an enabled counter has overflowed and asks for an interrupt (RMM 1.0 section A6.3).
+/// `pmu_ovf_status`: an enabled counter has overflowed and asks for an interrupt (RMM 1.0, RmiRecExit.pmu_ovf_status).
 pub(crate) const fn pmu_overflow(pmu: &Pmu) -> bool {
     pmu.pmcr & PMCR_E != 0 && pmu.pmovs & pmu.pminten & pmu.pmcnten != 0
 }
 
 impl<P: Platform> Running<'_, '_, P> {
-    /// Completes what the last exit left (RMM 1.0 section A4.2). [`Next::Exit`] if it cannot be completed now; it is
+    /// Completes what the last exit left (RMM 1.0, REC entry). [`Next::Exit`] if it cannot be completed now; it is
     /// then still pending.
     pub(crate) fn complete(&mut self, enter: &RecEnter) -> Next {
         let flags = EnterFlags::from_bits_retain(enter.flags);
@@ -66,7 +66,7 @@ impl<P: Platform> Running<'_, '_, P> {
         }
     }
 
-    /// RMM 1.0 section A4.3.4.
+    /// RMM 1.0, REC exit due to synchronous exception.
     fn synchronous(&mut self, esr: Syndrome, far: u64, hpfar: u64) -> Next {
         match esr.class() {
             esr::EC_WFX => self.wait(esr),
@@ -125,7 +125,7 @@ impl<P: Platform> Running<'_, '_, P> {
         *x0 = value;
     }
 
-    /// RMM 1.0 section A4.3.9. What was not contained ends the realm: its state cannot be trusted any more.
+    /// RMM 1.0, REC exit due to SError. What was not contained ends the realm: its state cannot be trusted any more.
     fn serror(&mut self, esr: Syndrome) -> Next {
         self.exit.esr = esr.keep(esr::SERROR_IDS | esr::SERROR_AET | esr::EA | esr::FSC);
         let defined = !esr.has(esr::SERROR_IDS) && esr.fault_status() == SERROR_DFSC;

@@ -1,5 +1,5 @@
 //! GICv3 virtualization: what the Host may put into a REC's virtual CPU interface, and what it sees of it
-//! (RMM 1.0 section A6.1).
+//! (RMM 1.0, RmiRecEnter and RmiRecExit).
 
 use crate::cpu::Gic;
 use crate::platform::CpuFeatures;

@@ -1,4 +1,4 @@
-//! The granule table: who owns each granule of delegable memory, and the lock on it (RMM 1.0 section A2.2).
+//! The granule table: who owns each granule of delegable memory, and the lock on it (RMM 1.0, RmmGranule).
 //!
 //! # Lock order
 //!
@@ -63,7 +63,7 @@ macro_rules! granule_content {
 }
 pub(crate) use granule_content;
 
-/// Granule states (RMM 1.0 section A2.2.4).
+/// Granule states (RMM 1.0, RmmGranuleState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum GranuleState {
@@ -309,7 +309,7 @@ impl<W: LockWord> GranuleGuard<'_, W> {
         self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
     }
     /// Wipes the granule and makes it DELEGATED with no references: what every granule becomes when it leaves a realm
-    /// (RMM 1.0 section A2.2.4: nothing of what it held is seen again).
+    /// (RMM 1.0, granule wiping: nothing of what it held is seen again).
     pub fn release<P: Platform>(mut self, platform: &P) {
         platform.with_granule(&mut self, Granule::wipe);
         self.set_refcount(0);

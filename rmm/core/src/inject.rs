@@ -1,4 +1,4 @@
-//! Exceptions the RMM makes a realm take at R-EL1 (RMM 1.0 sections A4.3 and A5.2; register values from the Arm
+//! Exceptions the RMM makes a realm take at R-EL1 (RMM 1.0, exceptions taken to the realm; register values from the Arm
 //! architecture's exception entry).
 
 use crate::cpu::CpuContext;

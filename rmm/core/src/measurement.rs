@@ -1,4 +1,4 @@
-//! Realm measurements (RMM 1.0 chapter A7.1): the hash, the Realm Initial Measurement and the extensible ones.
+//! Realm measurements (RMM 1.0): the hash, the Realm Initial Measurement and the extensible ones.
 
 mod hasher;
 #[cfg(test)]
@@ -32,7 +32,7 @@ pub const fn hash_size(algorithm: HashAlgorithm) -> usize {
     }
 }
 
-/// What extends the RIM, `RmmMeasurementDescriptor*` (RMM 1.0 section C2): 256 bytes that begin with the old RIM.
+/// What extends the RIM, RMM 1.0's `RmmMeasurementDescriptor*`: 256 bytes that begin with the old RIM.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Descriptor {

@@ -1,4 +1,4 @@
-//! PSCI as realms see it (RMM 1.0 chapter B6): what concerns power is the Host's to do, and to answer where another REC
+//! PSCI as realms see it (RMM 1.0, PSCI): what concerns power is the Host's to do, and to answer where another REC
 //! is named.
 
 use crate::platform::Platform;

@@ -1,11 +1,11 @@
-//! The Realm Descriptor: what the RMM knows of a realm (RMM 1.0 section A2.1), kept in the RD granule.
+//! The Realm Descriptor: what the RMM knows of a realm (RMM 1.0, RmmRealm), kept in the RD granule.
 
 use crate::granule::granule_content;
 use crate::rtt::Stage2;
 use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE, RealmFlags, RealmParams};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// `RealmState` (RMM 1.0 section A2.1.5).
+/// `RealmState` (RMM 1.0, RmmRealmState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RealmState {
     /// Being built.

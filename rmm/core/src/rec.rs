@@ -1,4 +1,4 @@
-//! Realm Execution Contexts: the virtual CPUs of a realm (RMM 1.0 section A2.3).
+//! Realm Execution Contexts: the virtual CPUs of a realm (RMM 1.0, RmmRec).
 
 mod pending;
 mod running;
@@ -50,7 +50,7 @@ pub(crate) struct Rec {
 granule_content!(Rec);
 
 impl Rec {
-    /// A REC before its first entry: reset state, but for what `params` say (RMM 1.0 section A4.1).
+    /// A REC before its first entry: reset state, but for what `params` say (RMM 1.0, RMI_REC_CREATE).
     pub(crate) fn new(owner: u64, mpidr: Mpidr, params: &RecParams, has_pmu: bool) -> Self {
         let mut rec = Self::new_zeroed();
         rec.owner = owner;

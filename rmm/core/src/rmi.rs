@@ -1,5 +1,5 @@
 //! Realm Management Interface 1.0: each command's conditions in the specification's order, then its effects
-//! (RMM 1.0 section B4.3).
+//! (RMM 1.0, RMI commands).
 
 mod data;
 mod granule;

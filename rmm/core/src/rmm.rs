@@ -107,7 +107,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
     }
 }
 
-/// What realms can be offered on these CPUs (RMM 1.0 section B4.4.5).
+/// What realms can be offered on these CPUs (RMM 1.0, RmiFeatureRegister0).
 fn feature_register_0(cpu: &CpuFeatures) -> FeatureRegister0 {
     let s2sz = if cpu.lpa2 { cpu.pa_bits } else { cpu.pa_bits.min(48) };
     FeatureRegister0::default()

@@ -1,4 +1,4 @@
-//! Realm Services Interface 1.0 and everything else a realm asks for by SMC (RMM 1.0 chapter B5).
+//! Realm Services Interface 1.0 and everything else a realm asks for by SMC (RMM 1.0, RSI commands).
 //!
 //! Results a call does not have are zero in X1 to X3; X4 and on keep their values.
 

@@ -1,8 +1,8 @@
-//! Stage 2 translation tables (RMM 1.0 chapter A5): what the Host manages and the MMU walks.
+//! Stage 2 translation tables (RMM 1.0, realm memory management): what the Host manages and the MMU walks.
 //!
 //! Every function that changes an entry holds the lock of the table the entry is in, and does the TLB maintenance before
 //! it lets go. The reference count of a table is its number of live protected entries, ASSIGNED and TABLE; ASSIGNED_NS
-//! does not count, as it does not keep a table alive (RMM 1.0 section A5.5.8).
+//! does not count, as it does not keep a table alive (RMM 1.0, RTT liveness).
 
 mod entry;
 mod fold;

@@ -1,5 +1,5 @@
 //! System registers a realm does not reach itself: ID registers that describe what it has, interrupt controller
-//! registers the Host emulates, and the rest (RMM 1.0 sections A4.3.4.3 and A6).
+//! registers the Host emulates, and the rest (RMM 1.0, trapped system registers, realm interrupts).
 
 use crate::esr::Syndrome;
 use crate::platform::{Platform, SysReg};

@@ -1,4 +1,4 @@
-//! The EL1 timers of a REC: their outputs, and when a change of one must reach the Host (RMM 1.0 section A6.2).
+//! The EL1 timers of a REC: their outputs, and when a change of one must reach the Host (RMM 1.0, realm timers).
 
 use crate::cpu::Timers;
 use realm_abi::rmi::RecExit;

@@ -1,4 +1,4 @@
-//! Which Virtual Machine Identifiers live realms have (RMM 1.0 section A2.1.3: no two have the same).
+//! Which Virtual Machine Identifiers live realms have (RMM 1.0, RmiRealmParams.vmid: no two have the same).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -119,7 +119,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// What an answer means (the error matrix, kvm-realm-uapi section 2.5), where it is not plain.
+/// What an answer means (docs/kvm-realm-abi.md section 2.5), where it is not plain.
 fn hint(call: Call, errno: Errno) -> &'static str {
     match (call.ioctl, call.command, errno) {
         (_, _, Errno::ENOMEM) => " (the host has no memory left for it)",

@@ -1,4 +1,4 @@
-//! A vCPU's thread: KVM_RUN and what to do when it returns (kvm-realm-uapi section 2.10).
+//! A vCPU's thread: KVM_RUN and what to do when it returns (docs/kvm-realm-abi.md section 2.10).
 
 use super::calls::Caller;
 use super::{RealmVm, Vcpu, VmError, lock};

@@ -45,8 +45,8 @@ impl<H: Host> Realm<H> {
         }
     }
 
-    /// Creates the realm (kvm realm ABI section 3.4). After an error it can be tried again, except when the RMM keeps
-    /// what it was given: then the realm can only be destroyed.
+    /// Creates the realm (docs/kvm-realm-abi.md section 3.4). After an error it can be tried again, except when the
+    /// RMM keeps what it was given: then the realm can only be destroyed.
     ///
     /// # Errors
     /// [`RealmError::WrongState`] if it exists, [`RealmError::NoVmid`], [`RealmError::NoMemory`], or a command failed.

@@ -1,4 +1,5 @@
-//! Destruction (kvm realm ABI section 3.7). The order is the caller's for what it owns, and each step can be repeated:
+//! Destruction (docs/kvm-realm-abi.md section 3.7). The order is the caller's for what it owns, and each step can be
+//! repeated:
 //!
 //! 1. [`Realm::begin_destroy`]: no new work.
 //! 2. [`Realm::unmap_shared`] and [`Realm::unmap_private`] for all memory.

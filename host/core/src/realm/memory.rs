@@ -131,7 +131,7 @@ fn piece_end(base: u64, end: u64) -> u64 {
 }
 
 impl<H: Host> Realm<H> {
-    /// Makes a range RAM before activation (kvm realm ABI section 3.11). Long. An empty range is a success.
+    /// Makes a range RAM before activation (docs/kvm-realm-abi.md section 3.11). Long. An empty range is a success.
     ///
     /// # Errors
     /// [`RealmError::BadRange`], [`RealmError::WrongState`] unless the realm is new, [`RealmError::NoMemory`], or a

@@ -140,7 +140,7 @@ fn shared_pa(page: u64, other: bool) -> u64 {
     SHARED + (page + if other { PAGES } else { 0 }) * GRANULE_SIZE
 }
 
-/// MemAttr and S2AP of a shared mapping (RMM 1.0 section A5.5.12).
+/// MemAttr and S2AP of a shared mapping (RMM 1.0, unprotected RTT entries).
 const fn attributes(writable: bool) -> u64 {
     if writable { 0b1101_1000 } else { 0b0101_1000 }
 }

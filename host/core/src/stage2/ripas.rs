@@ -8,7 +8,7 @@ use crate::rmm::Rmm;
 
 impl Stage2 {
     /// RTT_INIT_RIPAS from `base` on; the address reached. Tables are created only down to the level whose entry can
-    /// describe the head of the range, so the RIM depends on the range alone (kvm realm ABI section 3.11).
+    /// describe the head of the range, so the RIM depends on the range alone (docs/kvm-realm-abi.md section 3.11).
     pub(crate) fn init_ripas_piece<H: Host>(
         &mut self,
         rmm: &Rmm<H>,

@@ -25,7 +25,7 @@ impl Stage2 {
 
     /// Creates the tables on the way to `ipa` below level `from` (where a walk ended) down to level `to`.
     ///
-    /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0 section B4.3.15, `rtte_state`),
+    /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0, RMI_RTT_CREATE),
     /// which is one less than the level asked for; the spare granule goes back then.
     pub(super) fn create_tables<H: Host>(
         &mut self,
@@ -119,7 +119,8 @@ impl Stage2 {
     /// Destroys some tables, the deepest first; `true` when none is left.
     ///
     /// The Host knows every table it paid for, so it need not search the address space for them as the series does
-    /// (kvm realm ABI section 3.8); the commands and their order are the same, and no answer of the RMM can prolong it.
+    /// (docs/kvm-realm-abi.md section 3.8); the commands and their order are the same, and no answer of the RMM can
+    /// prolong it.
     pub(crate) fn destroy_tables_piece<H: Host>(&mut self, rmm: &Rmm<H>) -> Result<bool, RealmError> {
         for _ in 0..TABLES_PER_PIECE {
             let Some((&(level, base), _)) = self.tables.last_key_value() else { return Ok(true) };

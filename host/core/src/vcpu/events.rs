@@ -1,4 +1,4 @@
-//! KVM_SET_VCPU_EVENTS: aborts a VMM can inject (kvm realm ABI section 2.11).
+//! KVM_SET_VCPU_EVENTS: aborts a VMM can inject (docs/kvm-realm-abi.md section 2.11).
 
 use super::{State, Vcpu};
 use crate::run::Pending;

@@ -1,4 +1,4 @@
-//! KVM_SET_ONE_REG, KVM_GET_ONE_REG and KVM_GET_REG_LIST (kvm realm ABI section 2.7).
+//! KVM_SET_ONE_REG, KVM_GET_ONE_REG and KVM_GET_REG_LIST (docs/kvm-realm-abi.md section 2.7).
 
 use super::{State, Vcpu};
 use crate::realm::Phase;

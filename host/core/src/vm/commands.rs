@@ -1,4 +1,4 @@
-//! KVM_ENABLE_CAP: the commands that make a realm (kvm realm ABI sections 2.1 to 2.5).
+//! KVM_ENABLE_CAP: the commands that make a realm (docs/kvm-realm-abi.md sections 2.1 to 2.5).
 
 use super::Vm;
 use crate::realm::{CpuParams, Operation, Phase, RealmError};

@@ -1,4 +1,4 @@
-//! POPULATE_REALM: initial content, copied from the shared side of the slots (kvm realm ABI section 3.12).
+//! POPULATE_REALM: initial content, copied from the shared side of the slots (docs/kvm-realm-abi.md section 3.12).
 
 use super::{Slot, Vm};
 use crate::ipa::BLOCK_SIZE;

@@ -1,4 +1,4 @@
-//! The end of a VM, in the order that works (kvm realm ABI section 3.7).
+//! The end of a VM, in the order that works (docs/kvm-realm-abi.md section 3.7).
 
 use super::{Slot, Vm};
 use crate::realm::RealmError;

@@ -1,4 +1,4 @@
-//! The platform token (RMM 1.0 section A7.2.3): a COSE_Sign1 with the platform's claims, bound to a challenge.
+//! The platform token (RMM 1.0): a COSE_Sign1 with the platform's claims, bound to a challenge.
 
 use super::{SIGNATURE_SIZE, keys, sign_hash};
 use minicbor::Encoder;

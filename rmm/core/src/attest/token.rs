@@ -1,4 +1,4 @@
-//! The encoding of a CCA attestation token (RMM 1.0 chapter A7.2): claims in CBOR, signed as COSE_Sign1 (RFC 9052).
+//! The encoding of a CCA attestation token (RMM 1.0): claims in CBOR, signed as COSE_Sign1 (RFC 9052).
 
 use super::sign::{SCALAR_SIZE, SIGNATURE_SIZE};
 use minicbor::data::Tag;

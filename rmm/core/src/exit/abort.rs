@@ -1,4 +1,4 @@
-//! Data and instruction aborts of a realm: who is to blame, and what the Host learns (RMM 1.0 sections A4.3.5 and A5.2).
+//! Data and instruction aborts of a realm: who is to blame, and what the Host learns (RMM 1.0, REC exits).
 
 use crate::esr::{self, Syndrome};
 use crate::inject;

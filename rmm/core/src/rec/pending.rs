@@ -3,7 +3,7 @@
 use realm_abi::rmi::Ripas;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What the last exit left to complete. One thing at a time: the attributes of RMM 1.0 section A2.3.2
+/// What the last exit left to complete. One thing at a time: the attributes of RMM 1.0's RmmRec
 /// (`emulatable_abort`, `psci_pending`, `ripas_*`, `host_call_pending`) exclude each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pending {

@@ -90,7 +90,7 @@ pub(crate) struct Running<'r, 'a, P: Platform> {
 }
 
 impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
-    /// Makes the REC at `pa` RUNNING, if everything REC_ENTER demands is so (RMM 1.0 section B4.3.14). Else nothing has
+    /// Makes the REC at `pa` RUNNING, if everything REC_ENTER demands is so (RMM 1.0, RMI_REC_ENTER). Else nothing has
     /// changed.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
     fn step(&mut self, controls: &mut RunControls) -> Next {
         let platform = &self.rmm.platform;
         let pending = self.rec.pending();
-        // A timer whose output is not what the Host was told of last (RMM 1.0 section A6.2).
+        // A timer whose output is not what the Host was told of last (RMM 1.0, realm timers).
         if Outputs::at(&self.rec.context.timers, platform.counter()) != self.rec.timer_outputs() {
             return self.exit_with(ExitReason::IRQ, pending);
         }
@@ -159,7 +159,7 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
         }
     }
 
-    /// Fills what every exit shows (RMM 1.0 section A4.3.1).
+    /// Fills what every exit shows (RMM 1.0, RmiRecExit).
     fn report(&mut self) {
         let context = &self.rec.context;
         gic::report(&context.gic, &mut self.exit);

@@ -8,7 +8,7 @@ use realm_abi::psci::{AffinityState, PsciCall, PsciStatus};
 use realm_abi::rmi::{ReturnCode, RmiReply};
 
 impl<P: Platform> Rmm<'_, P> {
-    /// RMI_PSCI_COMPLETE (RMM 1.0 section B4.3.9). Every failure is `RMI_ERROR_INPUT`.
+    /// RMI_PSCI_COMPLETE (RMM 1.0). Every failure is `RMI_ERROR_INPUT`.
     pub(super) fn psci_complete(&self, calling_rec: u64, target_rec: u64, status: i64) -> Outcome {
         // alias, calling_*, target_*
         let (mut calling, mut target) =

@@ -18,7 +18,7 @@ impl<P: Platform> Rmm<'_, P> {
         OWN_AUX.saturating_add(self.platform.simd_aux_granules()).min(MAX_REC_AUX)
     }
 
-    /// RMI_REC_AUX_COUNT (RMM 1.0 section B4.3.11).
+    /// RMI_REC_AUX_COUNT (RMM 1.0).
     pub(super) fn rec_aux_count(&self, rd: u64) -> Outcome {
         // rd_align, rd_bound, rd_state
         self.granules.lock(rd, GranuleState::Rd)?;
@@ -26,7 +26,7 @@ impl<P: Platform> Rmm<'_, P> {
         Ok(RmiReply::success([u64::try_from(self.aux_count()).unwrap_or(0), 0, 0, 0]))
     }
 
-    /// RMI_REC_CREATE (RMM 1.0 section B4.3.12).
+    /// RMI_REC_CREATE (RMM 1.0).
     pub(super) fn rec_create(&self, rd: u64, rec: u64, params_ptr: u64) -> Outcome {
         // params_align, params_bound, params_pas
         let params: RecParams = self.copy_from_ns(params_ptr)?;
@@ -90,7 +90,7 @@ impl<P: Platform> Rmm<'_, P> {
         Ok(RmiReply::SUCCESS)
     }
 
-    /// RMI_REC_DESTROY (RMM 1.0 section B4.3.13).
+    /// RMI_REC_DESTROY (RMM 1.0).
     pub(super) fn rec_destroy(&self, rec: u64) -> Outcome {
         // rec_align, rec_bound, rec_gran_state
         let mut guard = self.granules.lock(rec, GranuleState::Rec)?;
@@ -111,7 +111,7 @@ impl<P: Platform> Rmm<'_, P> {
         Ok(RmiReply::SUCCESS)
     }
 
-    /// RMI_REC_ENTER (RMM 1.0 section B4.3.14).
+    /// RMI_REC_ENTER (RMM 1.0).
     pub(super) fn rec_enter(&self, rec: u64, run_ptr: u64) -> Outcome {
         // run_align, run_bound, run_pas
         let enter: RecEnter = self.copy_from_ns(run_ptr)?;

@@ -6,7 +6,7 @@ use realm_abi::rmi::{ReturnCode, RmiReply, Version};
 
 impl<P: Platform> Rmm<'_, P> {
     /// RMI_VERSION. This RMM supports exactly 1.0, so `lower` and `higher` are 1.0 whatever is asked (the range rules of
-    /// RMM 1.0 section B4.3.23).
+    /// RMM 1.0, RMI_VERSION).
     pub(super) fn version(&self, req: Version) -> Outcome {
         let code = if req == Version::V1_0 { ReturnCode::SUCCESS } else { ReturnCode::ERROR_INPUT };
         Ok(RmiReply { code, out: [Version::V1_0.0, Version::V1_0.0, 0, 0] })

@@ -14,7 +14,7 @@
 
 use realm_abi::rmi::{RTT_PAGE_LEVEL, Ripas, UnprotectedDesc};
 
-/// An RTT entry: its state and what exists in that state (RMM 1.0 section A5.5.3).
+/// An RTT entry: its state and what exists in that state (RMM 1.0, RmmRttEntry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rtte {
     /// Protected, no memory behind it.
@@ -69,7 +69,7 @@ const fn bits_to_address(word: u64, lpa2: bool) -> u64 {
     (word & address_mask(lpa2) & !0xfff) | high
 }
 
-/// The bits of an unprotected descriptor that are the Host's (RMM 1.0 section A5.5.12).
+/// The bits of an unprotected descriptor that are the Host's (RMM 1.0, unprotected RTT entries).
 pub(crate) const fn host_bits(lpa2: bool) -> u64 {
     address_mask(lpa2) | MEMATTR_MASK | S2AP_MASK
 }
@@ -94,7 +94,7 @@ impl Rtte {
             }
             Self::UnassignedNs => NS,
             Self::AssignedNs { desc } => {
-                // Cacheable memory is Inner Shareable, all other Outer (RMM 1.0 section A5.5.12); with LPA2 VTCR_EL2 says.
+                // Cacheable memory is Inner Shareable, all other Outer (RMM 1.0); with LPA2 VTCR_EL2 says.
                 let cacheable = desc & MEMATTR_MASK >= UnprotectedDesc::MEMATTR_NORMAL_WB;
                 let sh = match (lpa2, cacheable) {
                     (true, _) => 0,
@@ -129,7 +129,7 @@ impl Rtte {
         }
     }
 
-    /// Whether the entry holds an address (RMM 1.0 section A5.5.7).
+    /// Whether the entry holds an address (RMM 1.0, RmmRttEntry.addr).
     pub(crate) const fn is_live(self) -> bool {
         !matches!(self, Self::Unassigned { .. } | Self::UnassignedNs)
     }

@@ -1,4 +1,4 @@
-//! Tables that become one entry, and entries that become a table (RMM 1.0 sections A5.5.9 to A5.5.11).
+//! Tables that become one entry, and entries that become a table (RMM 1.0, RTT folding and unfolding).
 
 use super::stage2::{entry_size, is_aligned};
 use super::{Rtte, Table};

@@ -1,4 +1,4 @@
-//! Changing and reading the RIPAS of a range (RMM 1.0 section A5.4). Each works in the one table where the walk to the
+//! Changing and reading the RIPAS of a range (RMM 1.0, RIPAS). Each works in the one table where the walk to the
 //! start of the range ends.
 
 use super::stage2::{Stage2, entry_size, is_aligned};

@@ -42,7 +42,7 @@ pub(crate) fn entry_number(ipa: u64, level: i64) -> u64 {
 
 impl Stage2 {
     /// Starting-level tables that an IPA space of `ipa_width` bits needs when walks start at `level`, or `None` if they
-    /// cannot start there (RMM 1.0 section A5.2; the architecture's rules on concatenated tables).
+    /// cannot start there (RMM 1.0, RMI_REALM_CREATE; the architecture's rules on concatenated tables).
     #[must_use]
     pub fn tables_at_start(ipa_width: u8, level: i64, lpa2: bool) -> Option<u64> {
         let lowest = if lpa2 { -1 } else { 0 };

@@ -27,7 +27,7 @@ impl Table<'_> {
         self.guard.set_refcount(self.guard.refcount().saturating_add_signed(delta));
     }
 
-    /// Whether the table is live (RMM 1.0 section A5.5.8).
+    /// Whether the table is live (RMM 1.0, RTT liveness).
     pub(crate) const fn is_live(&self) -> bool {
         self.guard.refcount() != 0
     }
@@ -75,7 +75,7 @@ pub(crate) struct Walk<'a> {
 }
 
 /// Walks from the root towards `level` and stops there or at the first entry that is not a table
-/// (RMM 1.0 section A5.5.5). `ipa` is in the IPA space. The caller has the RD locked, or runs a REC of the realm, until
+/// (RMM 1.0, RTT walk). `ipa` is in the IPA space. The caller has the RD locked, or runs a REC of the realm, until
 /// this returns.
 ///
 /// # Errors
@@ -136,7 +136,7 @@ impl Walk<'_> {
     }
 
     /// `walk_top`: the IPA of the first live entry of this table from the IPA on (that IPA itself if its entry is live,
-    /// also inside it), or the end of the table (RMM 1.0 section A5.5.6).
+    /// also inside it), or the end of the table (RMM 1.0, RttSkipNonLiveEntries).
     pub(crate) fn skip_non_live<P: Platform>(&mut self, platform: &P) -> u64 {
         if self.entry.is_live() {
             return self.ipa;

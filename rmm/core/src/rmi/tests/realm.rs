@@ -157,7 +157,7 @@ fn rtt_num_level_width_level_and_number_of_tables_must_agree() {
 
 #[test]
 fn every_width_has_the_starting_levels_of_the_specification() {
-    // RMM 1.0 section A5.2, the table of IPA widths; (one table, several tables).
+    // RMM 1.0, start levels by IPA width: (one table, several tables).
     let rows: [(i64, core::ops::RangeInclusive<u8>, core::ops::RangeInclusive<u8>); 5] = [
         (-1, 49..=52, 0..=0),
         (0, 40..=48, 49..=52),
