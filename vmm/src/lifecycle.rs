@@ -56,7 +56,7 @@ struct Vcpu {
 }
 
 impl<'s, S: System> RealmVm<'s, S> {
-    /// Everything the realm wrote to its UART.
+    /// What the realm wrote to its UART, its first 16 MiB.
     #[must_use]
     pub fn output(&self) -> Vec<u8> {
         lock(&self.uart).output().to_vec()
