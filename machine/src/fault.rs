@@ -12,6 +12,8 @@ pub enum Point {
     Alloc,
     /// The Host core pins a user page: the value is the errno.
     Pin,
+    /// The Host core gives the process a file descriptor: the value is the errno.
+    InstallFile,
     /// The Host core reads user memory: the value is the errno.
     UserRead,
     /// The Host core writes user memory: the value is the errno.

@@ -251,6 +251,10 @@ impl Host for MachineHost {
         self.shift
     }
 
+    fn vmid_bits(&self) -> u32 {
+        if self.machine.config().features.vmid16 { 16 } else { 8 }
+    }
+
     fn alloc(&self, pages: usize) -> Option<PageBlock> {
         if self.machine.faults().hit(Point::Alloc).is_some() {
             return None;

@@ -12,7 +12,7 @@ use realm_abi::Errno;
 use realm_host::host::PinnedPage;
 use realm_host::{Device, File, UserMemory, Vm};
 use realm_vmm::{Fd, System};
-use space::Space;
+use space::{Resolved, Space};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,11 +76,13 @@ impl Shared {
         lock(&self.files).get(&fd).cloned().ok_or(Errno::EBADF)
     }
 
-    /// Tells all VMs of the process that these addresses no longer mean what they did: the MMU notifier.
-    fn invalidate(&self, start: u64, end: u64) {
-        for vm in self.vms() {
-            vm.invalidate_user_range(start, end);
-        }
+    /// Changes what these addresses mean, with the VMs of the process told before and after: the MMU notifier.
+    fn changing<R>(&self, start: u64, end: u64, change: impl FnOnce(&mut Space) -> R) -> R {
+        let vms = self.vms();
+        vms.iter().for_each(|vm| vm.invalidation_begins(start, end));
+        let result = change(&mut lock(&self.space));
+        vms.iter().for_each(|vm| vm.invalidation_ends());
+        result
     }
 
     /// The VMs that any file of the process keeps alive.
@@ -114,7 +116,7 @@ impl Shared {
             let at = addr.checked_add(done as u64).ok_or(Errno::EFAULT)?;
             let now = (len - done).min(usize::try_from(page_size - at % page_size).unwrap_or(usize::MAX));
             let mut space = lock(&self.space);
-            let (pa, _) = space.resolve(self.host(), at, write)?;
+            let pa = space.resolve(self.host(), at, write)?.pa;
             f(pa, done..done + now);
             drop(space);
             done += now;
@@ -163,6 +165,7 @@ impl Call {
         self.process.machine()
     }
     pub fn install(&self, file: File<MachineHost>) -> Result<i32, Errno> {
+        self.process.fault(Point::InstallFile)?;
         Ok(self.process.install(file))
     }
     pub fn file(&self, fd: i32) -> Option<File<MachineHost>> {
@@ -197,10 +200,10 @@ impl UserMemory for Call {
         self.process.fault(Point::Pin)?;
         // Under the lock until the pin counts: nobody unmaps the page in between.
         let mut space = lock(&self.process.space);
-        let (pa, writable) = space.resolve(self.process.host(), addr, write)?;
+        let Resolved { pa, writable, block } = space.resolve(self.process.host(), addr, write)?;
         self.process.host().pin_user(pa);
         drop(space);
-        Ok(PinnedPage { pa, writable })
+        Ok(PinnedPage { pa, writable, block })
     }
     fn unpin(&self, page: PinnedPage) {
         self.process.host().unpin_user(&page);
@@ -243,12 +246,31 @@ impl Process {
         lock(&self.0.space).mappings()
     }
 
-    /// Makes a whole mapping writable or not.
+    /// [`System::map`] without huge pages: MADV_NOHUGEPAGE.
     ///
     /// # Errors
-    /// `EINVAL` if no mapping begins at `addr`.
-    pub fn protect(&self, addr: u64, writable: bool) -> Result<(), Errno> {
-        lock(&self.0.space).protect(addr, writable)
+    /// See [`System::map`].
+    pub fn map_without_huge_pages(&self, size: u64) -> Result<u64, Errno> {
+        self.map_anonymous(size, false)
+    }
+
+    fn map_anonymous(&self, size: u64, huge: bool) -> Result<u64, Errno> {
+        if size == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let size = self.whole_pages(size);
+        Ok(lock(&self.0.space).map(size, huge))
+    }
+
+    /// Makes a part of a mapping (page aligned) writable or not. A huge page is split if it is only partly in it.
+    ///
+    /// # Errors
+    /// `EINVAL` if the range is not mapped.
+    pub fn protect(&self, addr: u64, size: u64, writable: bool) -> Result<(), Errno> {
+        let size = self.whole_pages(size);
+        let page_size = self.whole_pages(1);
+        self.0
+            .changing(addr, addr.saturating_add(size), |space| space.protect(addr, size, writable, page_size))
     }
 
     /// Dies: system calls in progress are interrupted, VMs lose their memory, then files and mappings go.
@@ -287,12 +309,10 @@ fn interrupt(host: &MachineHost, open: &OpenFile) {
 }
 
 impl System for Process {
+    /// Backed by huge pages of 2 MiB where the mapping has room for them and the Host has them; those of which a part is
+    /// discarded or protected are split.
     fn map(&self, size: u64) -> Result<u64, Errno> {
-        if size == 0 {
-            return Err(Errno::EINVAL);
-        }
-        let size = self.whole_pages(size);
-        Ok(lock(&self.0.space).map(size))
+        self.map_anonymous(size, true)
     }
 
     fn unmap(&self, addr: u64, size: u64) -> Result<(), Errno> {
@@ -300,8 +320,7 @@ impl System for Process {
         if !lock(&self.0.space).is_mapping(addr, size) {
             return Err(Errno::EINVAL);
         }
-        self.0.invalidate(addr, addr + size);
-        let pages = lock(&self.0.space).unmap(addr);
+        let pages = self.0.changing(addr, addr + size, |space| space.unmap(addr));
         self.0.release_pages(pages);
         let file = lock(&self.0.mapped).remove(&addr);
         drop(file);
@@ -309,8 +328,7 @@ impl System for Process {
     }
 
     fn discard(&self, addr: u64, size: u64) -> Result<(), Errno> {
-        self.0.invalidate(addr, addr.saturating_add(size));
-        let pages = lock(&self.0.space).discard(addr, size)?;
+        let pages = self.0.changing(addr, addr.saturating_add(size), |space| space.discard(addr, size))?;
         self.0.release_pages(pages);
         Ok(())
     }

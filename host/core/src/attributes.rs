@@ -19,6 +19,13 @@ impl PrivateRanges {
         (range.start <= addr).then(|| range.clone())
     }
 
+    /// Whether any part of `range` is private.
+    #[must_use]
+    pub fn meet(&self, range: &Range<u64>) -> bool {
+        let next = self.0.get(self.0.partition_point(|r| r.end <= range.start));
+        next.is_some_and(|r| r.start < range.end)
+    }
+
     /// Makes `range` private or shared. Changes nothing on failure.
     ///
     /// # Errors
@@ -94,6 +101,11 @@ mod tests {
                     prop_assert!(range.clone().all(|addr| bits[addr as usize]));
                     prop_assert!(range.start == 0 || !bits[range.start as usize - 1]);
                     prop_assert!(range.end == 64 || !bits[range.end as usize]);
+                }
+                for (start, len) in (0..64).flat_map(|start| [1, 2, 7].map(|len| (start, len))) {
+                    let end = (start + len).min(64);
+                    let any = bits[start..end].contains(&true);
+                    prop_assert_eq!(ranges.meet(&(start as u64..end as u64)), any);
                 }
                 for pair in ranges.0.windows(2) {
                     prop_assert!(pair[0].end < pair[1].start);

@@ -1,13 +1,13 @@
 //! Aborts of a realm and RIPAS changes: what is mapped, what is emulated, what the VMM has to convert first
 //! (docs/kvm-realm-abi.md sections 3.13, 3.15 and 3.18).
 
+use crate::host::PinnedPage;
 use crate::ipa::BLOCK_SIZE;
-use crate::memslot::Memslot;
 use crate::mmio::{Access, class, ec, fault_ipa};
 use crate::realm::{Fault, RealmError, RipasChange, SharedPage};
 use crate::run::{Next, Pending};
 use crate::vcpu::State;
-use crate::vm::Slot;
+use crate::vm::{Memory, Slot};
 use crate::{Errno, Host, Lock, UserMemory, Vcpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -24,6 +24,22 @@ enum Target<H: Host> {
     Nothing,
     /// To memory whose attribute says otherwise.
     Mismatch,
+}
+
+impl<H: Host> Memory<H> {
+    /// Whether the 2 MiB block around `ipa` can be shared with one entry: the process maps it as one at addresses aligned
+    /// alike, `slot` covers it, and none of it is private.
+    fn shares_block(&self, slot: &Slot<H>, ipa: u64, page: &PinnedPage) -> bool {
+        let in_block = BLOCK_SIZE.wrapping_sub(1);
+        let base = ipa & !in_block;
+        let block = base..base.saturating_add(BLOCK_SIZE);
+        let covered = slot.range();
+        page.block >= BLOCK_SIZE
+            && (slot.user_addr_of(ipa) ^ ipa) & in_block == 0
+            && covered.start <= block.start
+            && block.end <= covered.end
+            && !self.private.meet(&block)
+    }
 }
 
 impl<H: Host> Vcpu<H> {
@@ -106,7 +122,7 @@ impl<H: Host> Vcpu<H> {
         &self,
         user: &impl UserMemory,
         ipa: u64,
-        slot: &Memslot<impl Sized>,
+        slot: &Slot<H>,
         generation: u64,
     ) -> Result<(), Errno> {
         let vm = self.vm();
@@ -120,13 +136,20 @@ impl<H: Host> Vcpu<H> {
             let memory = vm.memory.lock();
             // The page may be gone from the process, or the slot from here, since it was looked up: then again.
             if memory.removals != 0 || memory.generation != generation {
-                Ok(())
+                None
             } else {
-                vm.realm.map_shared(&SharedPage { ipa, pa: page.pa, size, writable: page.writable })
+                let with_block = memory.shares_block(slot, ipa, &page);
+                let page = SharedPage { ipa, pa: page.pa, size, with_block, writable: page.writable };
+                Some(vm.realm.map_shared(&page))
             }
         };
-        // The mapping stays right without the pin: before the process loses the page it is invalidated.
+        // The mapping stays right without the pin: before the process loses the page it is invalidated, as is the rest
+        // of its block.
         user.unpin(page);
+        let Some(mapped) = mapped else {
+            vm.host().yield_now();
+            return Ok(());
+        };
         mapped.map_err(|error| vm.explain("KVM_RUN: shared memory", &error))
     }
 

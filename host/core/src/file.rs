@@ -1,7 +1,7 @@
 //! The outermost face: files, ioctl numbers, arguments and errno values, as a process sees them.
 //!
 //! A Linux module only forwards: `unlocked_ioctl` to [`File::ioctl`], `release` to [`File::release`], `mmap` of a vCPU
-//! to [`Vcpu::run_page`], the MMU notifier to [`Vm::invalidate_user_range`] and [`Vm::process_exits`].
+//! to [`Vcpu::run_page`], the MMU notifier to [`Vm::invalidation_begins`], [`Vm::invalidation_ends`] and [`Vm::process_exits`].
 
 use crate::{Device, Errno, Host, IrqchipFile, MemfdFile, UserMemory, Vcpu, Vm};
 use alloc::sync::Arc;

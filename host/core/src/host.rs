@@ -44,6 +44,11 @@ pub struct PinnedPage {
     pub pa: u64,
     /// Whether it may be written through the user mapping.
     pub writable: bool,
+    /// Bytes of the block of user memory around the page that the process maps as one, physically contiguous, with the
+    /// same rights, and aligned to its size in both address spaces: a huge page, which a kernel knows from the folio and
+    /// the level of the process's entry. A power of two; the size of a host page where there is no such block. Only the
+    /// page is held: of the rest the Host core is told by [`Vm::invalidation_begins`](crate::Vm::invalidation_begins).
+    pub block: u64,
 }
 
 /// The memory of the process that makes an ioctl.
@@ -58,7 +63,7 @@ pub trait UserMemory {
     /// # Errors
     /// `EFAULT` if any byte is not writable.
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno>;
-    /// Faults in and holds the host page at `addr` (page aligned).
+    /// Faults in and holds the host page at `addr` (page aligned), and tells what it is a part of.
     ///
     /// # Errors
     /// `EFAULT` if nothing is mapped there or it is not writable although `write` asks for it, `ENOMEM`.

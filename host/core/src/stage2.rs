@@ -13,8 +13,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use shared::Access;
-
 use crate::granule::DelegatedGranule;
 use crate::ipa::IpaSpace;
 use alloc::collections::BTreeMap;

@@ -2,22 +2,38 @@
 
 use crate::host::MachineHost;
 use realm_abi::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Where mappings start.
 const FIRST: u64 = 0x7000_0000_0000;
-/// Mappings are aligned to, and pages allocated in, blocks of this size where they are that large.
+/// Mappings begin at multiples of this; huge pages have this size.
 const HUGE: u64 = 2 << 20;
 
 /// One mapping.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Mapping {
     size: u64,
-    writable: bool,
+    /// Whether huge pages back it where they can.
+    huge: bool,
     /// Physical addresses of the pages that are there, by offset.
     pages: BTreeMap<u64, u64>,
+    /// Offsets of huge pages that are mapped as one. Their pages are in `pages` too.
+    blocks: BTreeSet<u64>,
+    /// Offsets of pages that may not be written.
+    read_only: BTreeSet<u64>,
     /// The pages belong to a file, not to the process.
     of_file: bool,
+}
+
+/// What is behind an address.
+pub(super) struct Resolved {
+    /// Physical address.
+    pub pa: u64,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Bytes of what is mapped as one around it: a huge page or a page.
+    pub block: u64,
 }
 
 /// All mappings of a process.
@@ -42,19 +58,20 @@ impl Space {
     }
 
     /// Maps anonymous memory.
-    pub fn map(&mut self, size: u64) -> u64 {
-        let addr = self.place(size);
-        let mapping = Mapping { size, writable: true, pages: BTreeMap::new(), of_file: false };
+    pub fn map(&mut self, size: u64, huge: bool) -> u64 {
+        self.insert(Mapping { size, huge, ..Mapping::default() })
+    }
+
+    fn insert(&mut self, mapping: Mapping) -> u64 {
+        let addr = self.place(mapping.size);
         self.mappings.insert(addr, mapping);
         addr
     }
 
     /// Maps one page of a file.
     pub fn map_file_page(&mut self, pa: u64, size: u64) -> u64 {
-        let addr = self.place(size);
-        let mapping = Mapping { size, writable: true, pages: BTreeMap::from([(0, pa)]), of_file: true };
-        self.mappings.insert(addr, mapping);
-        addr
+        let pages = BTreeMap::from([(0, pa)]);
+        self.insert(Mapping { size, pages, of_file: true, ..Mapping::default() })
     }
 
     /// Whether a mapping begins at `addr` and has `size` bytes.
@@ -87,30 +104,54 @@ impl Space {
         (offset < mapping.size).then_some((offset, mapping))
     }
 
-    /// Drops the anonymous pages in a part of one mapping; the pages to release.
-    pub fn discard(&mut self, addr: u64, size: u64) -> Result<Vec<u64>, Errno> {
+    /// The mapping that `[addr, addr + size)` is a part of, and which part.
+    fn part(&mut self, addr: u64, size: u64) -> Result<(Range<u64>, &mut Mapping), Errno> {
         let (offset, mapping) = self.find(addr).ok_or(Errno::EINVAL)?;
-        if size > mapping.size - offset || mapping.of_file {
+        if size > mapping.size - offset {
             return Err(Errno::EINVAL);
         }
-        let gone: Vec<u64> = mapping.pages.range(offset..offset + size).map(|(offset, _)| *offset).collect();
+        Ok((offset..offset + size, mapping))
+    }
+
+    /// Drops the anonymous pages in a part of one mapping; the pages to release.
+    pub fn discard(&mut self, addr: u64, size: u64) -> Result<Vec<u64>, Errno> {
+        let (part, mapping) = self.part(addr, size)?;
+        if mapping.of_file {
+            return Err(Errno::EINVAL);
+        }
+        // A huge page that goes as a whole is none any more either.
+        mapping.blocks.retain(|block| *block >= part.end || block + HUGE <= part.start);
+        let gone: Vec<u64> = mapping.pages.range(part).map(|(offset, _)| *offset).collect();
         Ok(gone.iter().filter_map(|offset| mapping.pages.remove(offset)).collect())
     }
 
-    /// Makes a whole mapping writable or not.
-    pub fn protect(&mut self, addr: u64, writable: bool) -> Result<(), Errno> {
-        self.mappings.get_mut(&addr).ok_or(Errno::EINVAL)?.writable = writable;
+    /// Makes whole pages of a mapping writable or not.
+    pub fn protect(&mut self, addr: u64, size: u64, writable: bool, page_size: u64) -> Result<(), Errno> {
+        let (part, mapping) = self.part(addr, size)?;
+        // Huge pages that lie in the part stay whole.
+        mapping.blocks.retain(|block| {
+            *block >= part.end
+                || block + HUGE <= part.start
+                || (*block >= part.start && block + HUGE <= part.end)
+        });
+        mapping.read_only.retain(|page| !part.contains(page));
+        if !writable {
+            mapping
+                .read_only
+                .extend((part.start / page_size..part.end / page_size).map(|page| page * page_size));
+        }
         Ok(())
     }
 
-    /// The physical address behind `addr`, its page allocated if it is not there yet, and whether it is writable.
-    pub fn resolve(&mut self, host: &MachineHost, addr: u64, write: bool) -> Result<(u64, bool), Errno> {
+    /// What is behind `addr`; its page is allocated if it is not there yet.
+    pub fn resolve(&mut self, host: &MachineHost, addr: u64, write: bool) -> Result<Resolved, Errno> {
         let page_size = 1_u64 << host.machine().config().host_page_shift;
         let (offset, mapping) = self.find(addr).ok_or(Errno::EFAULT)?;
-        if write && !mapping.writable {
+        let page = offset & !(page_size - 1);
+        let writable = !mapping.read_only.contains(&page);
+        if write && !writable {
             return Err(Errno::EFAULT);
         }
-        let page = offset & !(page_size - 1);
         if !mapping.pages.contains_key(&page) {
             if mapping.of_file {
                 return Err(Errno::EFAULT);
@@ -118,24 +159,31 @@ impl Space {
             mapping.fault_in(host, page, page_size).ok_or(Errno::ENOMEM)?;
         }
         let pa = mapping.pages.get(&page).ok_or(Errno::EFAULT)?;
-        Ok((pa + (offset - page), mapping.writable))
+        let huge = mapping.blocks.contains(&(page & !(HUGE - 1)));
+        Ok(Resolved { pa: pa + (offset - page), writable, block: if huge { HUGE } else { page_size } })
     }
 }
 
 impl Mapping {
-    /// Backs the page at offset `page`, with a whole 2 MiB block around it where that is possible: what Linux does for
-    /// memory advised with MADV_HUGEPAGE.
+    /// Backs the page at offset `page`, with a huge page around it where that is possible: what Linux does for memory
+    /// advised with MADV_HUGEPAGE.
     fn fault_in(&mut self, host: &MachineHost, page: u64, page_size: u64) -> Option<()> {
         let block = page & !(HUGE - 1);
-        let empty = self.pages.range(block..block + HUGE).next().is_none();
+        let around = block..block + HUGE;
+        let empty = self.pages.range(around.clone()).next().is_none();
+        // Only what has the same rights is mapped as one.
+        let alike = self.read_only.range(around.clone()).next().is_none();
         let huge_order = (HUGE / page_size).ilog2();
-        if empty
-            && block + HUGE <= self.size
+        if self.huge
+            && empty
+            && alike
+            && around.end <= self.size
             && let Some(pa) = host.alloc_user(huge_order)
         {
             for offset in (0..HUGE).step_by(usize::try_from(page_size).ok()?) {
                 self.pages.insert(block + offset, pa + offset);
             }
+            self.blocks.insert(block);
             return Some(());
         }
         let pa = host.alloc_user(0)?;

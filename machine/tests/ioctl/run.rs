@@ -28,7 +28,7 @@ fn active(vcpus: u32, body: impl Fn(&mut Guest) + Send + Sync + 'static) -> Vmm 
 }
 
 /// Runs a vCPU until the realm switches itself off, converting memory as it asks for.
-fn run_to_the_end(vmm: &Vmm, vcpu: usize) {
+pub fn run_to_the_end(vmm: &Vmm, vcpu: usize) {
     loop {
         match vmm.run(vcpu) {
             Ok(_) => return assert_end(vmm, vcpu),

@@ -3,7 +3,6 @@
 use super::{Operation, Realm, RealmError, State};
 use crate::guest_memfd::PrivateRange;
 use crate::ipa::{BLOCK_SIZE, IpaSpace};
-use crate::stage2::Access;
 use crate::{Host, Lock};
 use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
@@ -105,9 +104,10 @@ pub struct SharedPage {
     pub ipa: u64,
     /// Physical address of the first granule.
     pub pa: u64,
-    /// Bytes of contiguous memory: a multiple of the granule, 2 MiB at most. A 2 MiB block is mapped where address and
-    /// memory are aligned to it.
+    /// Bytes of contiguous memory: a multiple of the granule, 2 MiB at most.
     pub size: u64,
+    /// Whether the whole 2 MiB block of addresses around it may be mapped to the 2 MiB block of memory around `pa`.
+    pub with_block: bool,
     /// Whether the realm may write. Reading is always allowed.
     pub writable: bool,
 }
@@ -246,8 +246,9 @@ impl<H: Host> Realm<H> {
         live.stage2.fault_granule(&self.rmm, range, ipa, active)
     }
 
-    /// Maps Host memory at the unprotected alias of an address, replacing what is mapped there. The memory must stay
-    /// where it is until [`Self::unmap_shared`]. Bounded by the work for one block.
+    /// Maps Host memory at the unprotected alias of an address, replacing what is mapped there; the whole block around it
+    /// where that is allowed, as one entry. The memory must stay where it is until [`Self::unmap_shared`]. Bounded by the
+    /// work for one block.
     ///
     /// # Errors
     /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], or a command failed; part of a
@@ -258,18 +259,19 @@ impl<H: Host> Realm<H> {
             let rule = "shared memory is mapped granule by granule, 2 MiB at most at once";
             return Err(RealmError::BadRange { base: page.pa, size: page.size, rule });
         }
-        let mut state = self.state.lock();
-        let access = if page.writable { Access::ReadWrite } else { Access::ReadOnly };
-        let stage2 = &mut state.usable(Operation::Run)?.stage2;
-        stage2.map_shared(&self.rmm, self.ipa.alias(page.ipa), page.pa, page.size, access)
+        if page.with_block && !(page.ipa ^ page.pa).is_multiple_of(BLOCK_SIZE) {
+            let rule = "a block is mapped where address and memory are aligned alike";
+            return Err(RealmError::BadRange { base: page.pa, size: BLOCK_SIZE, rule });
+        }
+        self.state.lock().usable(Operation::Run)?.stage2.map_shared(&self.rmm, page)
     }
 
     /// Removes what is mapped at the unprotected aliases of `[base, base + size)`; the range is cut at the end of the
-    /// protected half. Long. Nothing happens before creation and after destruction.
+    /// protected half. A block of which only a part is to go is split, or goes as a whole where there is no memory for
+    /// that: what else it held can be mapped again. Long. Nothing happens before creation and after destruction.
     ///
     /// # Errors
-    /// A command failed, or there was no memory to split a block. What was not reached is still mapped: its memory must
-    /// not be freed. It can be called again.
+    /// A command failed. What was not reached is still mapped: its memory must not be freed. It can be called again.
     pub fn unmap_shared(&self, base: u64, size: u64) -> Result<(), RealmError> {
         let end = base.saturating_add(size).min(self.ipa.protected_end());
         if base >= end {

@@ -59,10 +59,10 @@ impl Vm {
         self.realm.fault_private(&self.ram(), RAM + 0x1_0000)?;
         self.realm.fault_private(&self.ram(), RAM + BLOCK_SIZE + 0x5000)?;
         self.realm.fault_private(&self.ram(), RAM + 2 * BLOCK_SIZE)?;
-        let page = SharedPage { ipa: RAM + 0x1000, pa: shared.pa + 0x1000, size: 0x1000, writable: true };
+        let (ipa, pa) = (RAM + 0x1000, shared.pa + 0x1000);
+        let page = SharedPage { ipa, pa, size: 0x1000, with_block: false, writable: true };
         self.realm.map_shared(&page)?;
-        let block = SharedPage { ipa: RAM + BLOCK_SIZE, pa: shared.pa, size: BLOCK_SIZE, writable: true };
-        self.realm.map_shared(&block)?;
+        self.realm.map_shared(&SharedPage { ipa: ipa + BLOCK_SIZE, with_block: true, ..page })?;
         self.realm.unmap_shared(RAM + BLOCK_SIZE + 0x3000, 0x2000)?;
         let part = self.ram().within(RAM + BLOCK_SIZE, RAM + BLOCK_SIZE + 0x1_0000).unwrap();
         self.realm.unmap_private(&part)
@@ -382,8 +382,14 @@ fn ranges_are_refused_before_the_rmm_is_asked() {
             "{base:#x} {size:#x}"
         );
     }
-    for (ipa, pa, size) in [(half, 0, 0x1000), (0x10, 0, 0x1000), (0, 0x10, 0x1000), (0, 0, BLOCK_SIZE * 2)] {
-        let page = SharedPage { ipa, pa, size, writable: true };
+    for (ipa, pa, size, with_block) in [
+        (half, 0, 0x1000, false),
+        (0x10, 0, 0x1000, false),
+        (0, 0x10, 0x1000, false),
+        (0, 0, BLOCK_SIZE * 2, false),
+        (0x1000, 0x2000, 0x1000, true),
+    ] {
+        let page = SharedPage { ipa, pa, size, with_block, writable: true };
         assert_eq!(vm.realm.map_shared(&page).unwrap_err().errno(), Errno::EINVAL);
     }
     for ipa in [RAM - 0x1000, RAM + RAM_SIZE, half] {

@@ -4,7 +4,6 @@
 use crate::Host;
 use crate::fake::{Entry, FakeHost, Step};
 use crate::guest_memfd::{GuestMemfd, PrivateRange};
-use crate::ipa::BLOCK_SIZE;
 use crate::realm::{CpuParams, Fault, Realm, SharedPage};
 use crate::rmm::Rmm;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -28,8 +27,8 @@ enum Action {
     Unmap { page: u64, count: u64 },
     /// A granule shared, from one of two places.
     Share { page: u64, other: bool, writable: bool },
-    /// A block shared.
-    ShareBlock { block: u64 },
+    /// A page shared with the block around it.
+    ShareBlock { page: u64 },
     /// Shared memory taken away.
     Unshare { page: u64, count: u64 },
     /// Unused private memory freed.
@@ -44,7 +43,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (page.clone(), count.clone()).prop_map(|(page, count)| Action::Unmap { page, count }),
         3 => (page.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(page, other, writable)| Action::Share { page, other, writable }),
-        1 => (0..PAGES / BLOCK).prop_map(|block| Action::ShareBlock { block }),
+        1 => page.clone().prop_map(|page| Action::ShareBlock { page }),
         2 => (page.clone(), count.clone()).prop_map(|(page, count)| Action::Unshare { page, count }),
         1 => (page, count).prop_map(|(page, count)| Action::Punch { page, count }),
     ]
@@ -83,12 +82,24 @@ impl Vm {
             }
             Action::Unmap { page, count } => self.realm.unmap_private(&self.pages(page, count)),
             Action::Share { page, other, writable } => {
-                let pa = shared_pa(page, other);
-                self.realm.map_shared(&SharedPage { ipa: at(page), pa, size: GRANULE_SIZE, writable })
+                let (ipa, pa) = (at(page), shared_pa(page, other));
+                self.realm.map_shared(&SharedPage {
+                    ipa,
+                    pa,
+                    size: GRANULE_SIZE,
+                    with_block: false,
+                    writable,
+                })
             }
-            Action::ShareBlock { block } => {
-                let (ipa, pa) = (at(block * BLOCK), shared_pa(block * BLOCK, false));
-                self.realm.map_shared(&SharedPage { ipa, pa, size: BLOCK_SIZE, writable: true })
+            Action::ShareBlock { page } => {
+                let (ipa, pa) = (at(page), shared_pa(page, false));
+                self.realm.map_shared(&SharedPage {
+                    ipa,
+                    pa,
+                    size: GRANULE_SIZE,
+                    with_block: true,
+                    writable: true,
+                })
             }
             Action::Unshare { page, count } => {
                 self.realm.unmap_shared(at(page), count.min(PAGES - page) * GRANULE_SIZE)
@@ -172,8 +183,9 @@ impl Model {
             Action::Share { page, other, writable } => {
                 self.shared.insert(page, shared_pa(page, other) | attributes(writable));
             }
-            Action::ShareBlock { block } => {
-                let pages = block * BLOCK..(block + 1) * BLOCK;
+            Action::ShareBlock { page } => {
+                let first = page - page % BLOCK;
+                let pages = first..first + BLOCK;
                 self.shared.extend(pages.map(|page| (page, shared_pa(page, false) | attributes(true))));
             }
             Action::Unshare { page, count } => {

@@ -87,7 +87,11 @@ impl Vm {
 }
 
 fn page(ipa: u64, pa: u64, size: u64) -> SharedPage {
-    SharedPage { ipa, pa, size, writable: true }
+    SharedPage { ipa, pa, size, with_block: false, writable: true }
+}
+
+fn with_block(ipa: u64, pa: u64) -> SharedPage {
+    SharedPage { with_block: true, ..page(ipa, pa, 0x1000) }
 }
 
 fn names(commands: &[RmiCommand]) -> Vec<&'static str> {
@@ -274,7 +278,7 @@ fn host_pages_larger_than_a_granule_are_shared_whole() {
 fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
     let vm = Vm::active(12);
     let pa = 0x9_0000_0000;
-    vm.realm.map_shared(&page(RAM, pa, BLOCK_SIZE)).unwrap();
+    vm.realm.map_shared(&with_block(RAM + 0x7000, pa + 0x7000)).unwrap();
     assert_eq!((vm.tables(), vm.entry(RAM + ALIAS, 3).0), (0, 2));
     vm.realm.unmap_shared(RAM + 0x5000, 0x2000).unwrap();
     for at in (0..BLOCK_SIZE).step_by(0x1000) {
@@ -282,7 +286,7 @@ fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
         assert_eq!(vm.shared(RAM + at), expected, "{at:#x}");
     }
     // Mapping one granule over a block splits it too.
-    vm.realm.map_shared(&page(RAM + BLOCK_SIZE, pa, BLOCK_SIZE)).unwrap();
+    vm.realm.map_shared(&with_block(RAM + BLOCK_SIZE, pa)).unwrap();
     vm.realm.map_shared(&page(RAM + BLOCK_SIZE + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
     assert_eq!(vm.shared(RAM + BLOCK_SIZE + 0x1000), Some(UnprotectedDesc::normal_rw(0xa_0000_0000)));
     assert_eq!(vm.shared(RAM + BLOCK_SIZE + 0x2000), Some(UnprotectedDesc::normal_rw(pa + 0x2000)));
@@ -290,19 +294,74 @@ fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
 }
 
 #[test]
-fn a_block_is_shared_by_granules_where_a_table_is_in_use() {
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_block_that_cannot_be_split_goes_as_a_whole() {
+    let faults: [fn(Step) -> bool; 3] = [
+        |step| matches!(step, Step::Alloc(_)),
+        |step| matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. })),
+        |step| matches!(step, Step::Call(RmiCommand::RttCreate { .. })),
+    ];
+    for (fault, neighbour) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
+        let vm = Vm::active(12);
+        let pa = 0x9_0000_0000;
+        vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
+        vm.realm.map_shared(&with_block(RAM + BLOCK_SIZE, pa + BLOCK_SIZE)).unwrap();
+        vm.rmm.host().inject(fault, 0, u64::MAX);
+        let from = if neighbour { BLOCK_SIZE - 0x1000 } else { 0x5000 };
+        vm.realm.unmap_shared(RAM + from, 0x2000).unwrap();
+        assert!(vm.rmm.host().stop_injecting() > 0);
+        assert_eq!(vm.shared(RAM), None);
+        assert_eq!(vm.shared(RAM + BLOCK_SIZE).is_none(), neighbour, "a block nobody asked for stays");
+        // A fault brings it back.
+        vm.realm.map_shared(&with_block(RAM + 0x1000, pa + 0x1000)).unwrap();
+        assert_eq!(vm.shared(RAM), Some(UnprotectedDesc::normal_rw(pa)));
+        vm.end();
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_block_takes_the_place_of_what_is_in_its_way() {
     let vm = Vm::active(12);
     let pa = 0x9_0000_0000;
+    let is_block = || {
+        let desc = vm.shared(RAM + 0x1000);
+        (vm.entry(RAM + ALIAS, 3).0, desc) == (2, Some(UnprotectedDesc::normal_rw(pa + 0x1000)))
+    };
+    // Other memory, and holes.
     vm.realm.map_shared(&page(RAM + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
-    vm.realm.map_shared(&page(RAM, pa, BLOCK_SIZE)).unwrap();
+    vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
+    assert!(is_block() && vm.tables() == 0);
+    // Itself, all but a page: nothing else is touched.
+    vm.realm.unmap_shared(RAM + 0x5000, 0x1000).unwrap();
+    vm.rmm.host().take_commands();
+    vm.realm.map_shared(&with_block(RAM + 0x5000, pa + 0x5000)).unwrap();
     assert_eq!(
-        (vm.entry(RAM + ALIAS, 3).0, vm.shared(RAM + 0x1000)),
-        (3, Some(UnprotectedDesc::normal_rw(pa + 0x1000)))
+        names(&vm.rmm.host().take_commands())[..3],
+        ["RMI_RTT_FOLD", "RMI_RTT_MAP_UNPROTECTED", "RMI_RTT_FOLD"]
     );
-    // An empty table is folded away first.
-    vm.realm.unmap_shared(RAM, BLOCK_SIZE).unwrap();
-    vm.realm.map_shared(&page(RAM, pa, BLOCK_SIZE)).unwrap();
-    assert_eq!(vm.entry(RAM + ALIAS, 3).0, 2);
+    assert!(is_block() && vm.tables() == 0);
+    // An empty table.
+    vm.realm.unmap_shared(RAM, 0x1000).unwrap();
+    vm.realm.unmap_shared(RAM + 0x1000, BLOCK_SIZE - 0x1000).unwrap();
+    vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
+    assert!(is_block() && vm.tables() == 0);
+    // Another block.
+    vm.realm.map_shared(&with_block(RAM, 0xa_0000_0000)).unwrap();
+    vm.realm.map_shared(&with_block(RAM + 0x3000, pa + 0x3000)).unwrap();
+    assert!(is_block());
+    vm.end();
+}
+
+#[test]
+fn a_table_that_cannot_be_folded_keeps_its_pages() {
+    let vm = Vm::active(12);
+    vm.realm.map_shared(&page(RAM + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
+    vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::RttFold { .. })), 0, u64::MAX);
+    vm.realm.map_shared(&with_block(RAM, 0x9_0000_0000)).unwrap();
+    vm.rmm.host().stop_injecting();
+    assert_eq!(vm.shared(RAM), Some(UnprotectedDesc::normal_rw(0x9_0000_0000)));
+    assert_eq!(vm.entry(RAM + ALIAS, 3).0, 3);
     vm.end();
 }
 

@@ -38,6 +38,15 @@ impl<H: Host> Slot<H> {
 }
 
 impl<H: Host> Memory<H> {
+    fn removal_begins(&mut self) {
+        self.removals = self.removals.saturating_add(1);
+    }
+
+    fn removal_ends(&mut self) {
+        self.removals = self.removals.saturating_sub(1);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     /// The slots that have something in a range.
     pub(crate) fn slots_in(&self, ipas: &Range<u64>) -> Vec<Arc<Slot<H>>> {
         let meets = |slot: &&Arc<Slot<H>>| slot.base < ipas.end && ipas.start < slot.range().end;
@@ -55,12 +64,10 @@ impl<H: Host> Vm<H> {
         {
             let mut memory = self.memory.lock();
             announce(&mut memory)?;
-            memory.removals = memory.removals.saturating_add(1);
+            memory.removal_begins();
         }
         let result = removal();
-        let mut memory = self.memory.lock();
-        memory.removals = memory.removals.saturating_sub(1);
-        memory.generation = memory.generation.wrapping_add(1);
+        self.memory.lock().removal_ends();
         Ok(result)
     }
 
@@ -196,31 +203,32 @@ impl<H: Host> Vm<H> {
         Ok(0)
     }
 
-    /// The process unmapped, moved or write-protected `[start, end)` of its memory: nothing of it may stay mapped into
-    /// the realm (its shared half; private memory is not the process's). When this returns the realm cannot reach it.
-    pub fn invalidate_user_range(&self, start: u64, end: u64) {
+    /// The process is about to unmap, move or write-protect `[start, end)` of its memory: nothing of it may stay mapped
+    /// into the realm (its shared half; private memory is not the process's). When this returns the realm cannot reach it,
+    /// and will not before [`Self::invalidation_ends`], which must follow when the process no longer maps the memory and
+    /// before anybody else gets it. Both may be called for any number of ranges at once.
+    ///
+    /// If the RMM refuses to unmap something the realm never runs again: what it still maps is out of its reach too.
+    pub fn invalidation_begins(&self, start: u64, end: u64) {
         let user = start..end;
         let ranges: Vec<Range<u64>> = {
-            let memory = self.memory.lock();
-            memory
-                .slots
-                .iter()
-                .map(|slot| slot.ipas_of_user_range(&user))
-                .filter(|ipas| !ipas.is_empty())
-                .collect()
+            let mut memory = self.memory.lock();
+            memory.removal_begins();
+            let parts = memory.slots.iter().map(|slot| slot.ipas_of_user_range(&user));
+            parts.filter(|ipas| !ipas.is_empty()).collect()
         };
-        if ranges.is_empty() {
-            return;
-        }
         let unmap =
             |ipas: &Range<u64>| self.realm.unmap_shared(ipas.start, ipas.end.saturating_sub(ipas.start));
-        let result = self.removing(|_| Ok(()), || ranges.iter().try_for_each(unmap));
-        if let Ok(Err(error)) = result {
-            // The memory will belong to somebody else in a moment. A realm that could still reach it must not run.
+        if let Err(error) = ranges.iter().try_for_each(unmap) {
             self.explain("a range of user memory could not be unmapped, so the realm cannot go on", &error);
             self.realm.doom();
             self.dead.store(true, Ordering::SeqCst);
             self.evict_vcpus();
         }
+    }
+
+    /// Ends [`Self::invalidation_begins`]: from now on faults get what the process has there now.
+    pub fn invalidation_ends(&self) {
+        self.memory.lock().removal_ends();
     }
 }
