@@ -39,9 +39,8 @@ fn a_machine_has_so_many_realms_as_vmids() {
 
 #[test]
 fn a_file_without_a_descriptor_is_no_file() {
-    let machine = boot();
-    machine.set_guest(|_| {});
-    let attempts: [(&str, fn(&Vmm) -> Result<i64, Errno>); 4] = [
+    type Attempt = fn(&Vmm) -> Result<i64, Errno>;
+    let attempts: [(&str, Attempt); 4] = [
         ("KVM_CREATE_VM", |vmm| vmm.create_vm(IPA_BITS).map(|fd| fd.0.into())),
         ("KVM_CREATE_VCPU", |vmm| vmm.process.ioctl(vmm.vm, numbers::CREATE_VCPU, 0)),
         ("KVM_CREATE_DEVICE", |vmm| vmm.create_gic(DeviceType::ARM_VGIC_V3).map(|fd| fd.0.into())),
@@ -50,6 +49,7 @@ fn a_file_without_a_descriptor_is_no_file() {
             vmm.with(vmm.vm, numbers::CREATE_GUEST_MEMFD, &request)
         }),
     ];
+    let machine = boot();
     for errno in [Errno::EMFILE, Errno::ENOMEM] {
         for (call, attempt) in attempts {
             let vmm = Vmm::at(&machine, Stage::Vm, 0);

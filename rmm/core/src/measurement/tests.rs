@@ -129,7 +129,10 @@ proptest::proptest! {
 #[test]
 fn every_length_around_a_block_is_padded_right() {
     let machine = FakePlatform::new(0);
-    for len in 0..300 {
+    // Under Miri only lengths on both sides of where padding needs another block.
+    let chosen =
+        |len: &usize| !cfg!(miri) || matches!(len % 64, 0 | 55 | 56) || matches!(len % 128, 111 | 112);
+    for len in (0..300).filter(chosen) {
         let data = std::vec![0x61; len];
         assert_eq!(
             hash(&machine, HashAlgorithm::SHA_256, &[&data])[..32],
