@@ -160,6 +160,8 @@ const fn attributes(writable: bool) -> u64 {
 #[derive(Default)]
 struct Model {
     private: BTreeSet<u64>,
+    /// Pages whose memory was taken away: the realm, which does nothing here, never agrees to that.
+    destroyed: BTreeSet<u64>,
     shared: BTreeMap<u64, u64>,
 }
 
@@ -172,13 +174,16 @@ impl Model {
                 let untouched = self.private.range(first..first + BLOCK).next().is_none();
                 let (from, count) = if around && untouched { (first, BLOCK) } else { (page, 1) };
                 if self.private.contains(&page) {
-                    return Some(Fault::AlreadyMapped);
+                    let destroyed = self.destroyed.contains(&page);
+                    return Some(if destroyed { Fault::Destroyed } else { Fault::AlreadyMapped });
                 }
                 self.private.extend(from..from + count);
                 return Some(Fault::Mapped { base: RAM + from * GRANULE_SIZE, size: count * GRANULE_SIZE });
             }
             Action::Unmap { page, count } => {
-                self.private.retain(|at| !(page..end(page, count)).contains(at));
+                let gone = page..end(page, count);
+                self.destroyed.extend(self.private.range(gone.clone()));
+                self.private.retain(|at| !gone.contains(at));
             }
             Action::Share { page, other, writable } => {
                 self.shared.insert(page, shared_pa(page, other) | attributes(writable));
@@ -254,7 +259,7 @@ fn vcpus_that_fault_together_while_memory_is_taken_away_lose_nothing() {
                         let page = (step * 37 + vcpu * 5) % PAGES;
                         match vm.act(Action::Fault { page, around: step % 16 == 0 }) {
                             Some(Some(Fault::Mapped { .. })) => mapped += 1,
-                            Some(Some(Fault::AlreadyMapped)) => {}
+                            Some(Some(Fault::AlreadyMapped | Fault::Destroyed)) => {}
                             other => panic!("page {page}: {other:?}"),
                         }
                     }
