@@ -23,7 +23,7 @@ pub struct GicConfig {
 pub struct GicEntry {
     /// ICH_HCR_EL2; the Host core drops what the Host may not set.
     pub hcr: u64,
-    /// ICH_LR<n>_EL2; only the first [`Irqchip::flush`] was told of are used.
+    /// `ICH_LR<n>_EL2`; only the first [`Irqchip::flush`] was told of are used.
     pub lrs: [u64; MAX_LRS],
 }
 
@@ -32,7 +32,7 @@ pub struct GicEntry {
 pub struct GicExit {
     /// ICH_HCR_EL2: EOIcount and the Host's bits.
     pub hcr: u64,
-    /// ICH_LR<n>_EL2. An entry whose State is invalid is zero, unless its EOI was asked to be told.
+    /// `ICH_LR<n>_EL2`. An entry whose State is invalid is zero, unless its EOI was asked to be told.
     pub lrs: [u64; MAX_LRS],
     /// ICH_MISR_EL2.
     pub misr: u64,

@@ -1,12 +1,12 @@
 //! Realm lifecycle on a Host, as the KVM realm ioctls define it: the heart of Realmkit.
 //!
-//! The outermost face is the ioctl interface itself ([`file`]): a file, a number, an argument, user memory, and an errno
+//! The outermost face is the ioctl interface itself ([`mod@file`]): a file, a number, an argument, user memory, and an errno
 //! back. Everything the code needs of its surroundings comes through [`Host`], so that a Linux module, a bare-metal
 //! program and a test process run the same logic.
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`file`] | files and ioctls, as a process sees them |
+//! | [`mod@file`] | files and ioctls, as a process sees them |
 //! | `device`, `vm`, `vcpu` | what stands behind the files; `vm/` and `vcpu/` hold their ioctls |
 //! | `run`, `exit`, `fault`, `psci` | KVM_RUN: entering a REC and serving its exits |
 //! | [`irqchip`] | what is asked of an emulated GICv3 |

@@ -17,7 +17,7 @@ const SYSTEM_OFF: ReturnCode = ReturnCode::new(Status::ERROR_REALM, 1);
 /// Offset of `RmiRecRun.exit`.
 const EXIT_OFFSET: u64 = size_of::<RecEnter>() as u64;
 
-/// List register fields (ICH_LR<n>_EL2).
+/// List register fields (`ICH_LR<n>_EL2`).
 mod lr {
     /// State, bits 63:62.
     pub const STATE: u64 = 3 << 62;

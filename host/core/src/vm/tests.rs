@@ -103,7 +103,7 @@ fn a_slot_that_goes_while_it_is_populated_takes_everything_with_it() {
     let source = device.host().source_page(7);
     let pins = Cell::new(0);
     let process = Process {
-        page: PinnedPage { pa: source.pa, writable: true },
+        page: PinnedPage { pa: source.pa, writable: true, block: 0x1000 },
         meanwhile: || {
             pins.set(pins.get() + 1);
             if pins.get() == 3 {
@@ -124,7 +124,7 @@ fn a_slot_that_is_replaced_while_it_is_populated_gets_the_rest() {
     let source = device.host().source_page(7);
     let pins = Cell::new(0);
     let process = Process {
-        page: PinnedPage { pa: source.pa, writable: true },
+        page: PinnedPage { pa: source.pa, writable: true, block: 0x1000 },
         meanwhile: || {
             pins.set(pins.get() + 1);
             if pins.get() == 3 {
@@ -156,8 +156,10 @@ fn what_was_never_used_of_a_huge_slot_takes_no_time() {
     ON_UNLOCK.set(Some(Box::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
     })));
-    let process =
-        Process { page: PinnedPage { pa: 0, writable: true }, meanwhile: || panic!("it is not populated") };
+    let process = Process {
+        page: PinnedPage { pa: 0, writable: true, block: 0x1000 },
+        meanwhile: || panic!("it is not populated"),
+    };
     let request = RmePopulate { base: RAM, size: size + PAGE, flags: 0, reserved: [0; 3] };
     assert_eq!(vm.populate(&process, &request), Err(Errno::EFAULT));
     ON_UNLOCK.set(None);
