@@ -270,6 +270,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn nothing_of_the_nonce_is_left_once_the_signature_is_made() {
         let (attestation, mut generation) = begun();
         assert_eq!(attestation.sign(&mut generation, || true), Ok(Progress::Interrupted));
@@ -280,6 +281,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn a_generation_that_fails_is_over() {
         let (_, mut generation) = begun();
         assert_eq!(Attestation::new().sign(&mut generation, || false), Err(Unavailable));
@@ -288,6 +290,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn a_key_is_fetched_once_and_not_shown() {
         extern crate std;
         let attestation = Attestation::new();

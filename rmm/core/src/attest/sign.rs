@@ -246,6 +246,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn nonces_and_signatures_are_those_of_rfc_6979() {
         for (message, k, r, s) in VECTORS {
             let signing = Signing::start(&bytes(KEY), &Sha384::digest(message).into()).unwrap();
@@ -255,11 +256,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn the_public_key_is_that_of_rfc_6979() {
         assert_eq!(public_key(&bytes(KEY)).unwrap(), (bytes(UX), bytes(UY)));
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
     fn interruptions_change_nothing_but_the_number_of_calls() {
         let (signature, interruptions) = sign(b"sample", || true);
         assert_eq!(signature, sign(b"sample", || false).0);

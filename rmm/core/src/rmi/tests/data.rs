@@ -26,6 +26,7 @@ fn created_data_is_a_measured_copy_and_is_ram() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the hash is another one under Miri")]
 fn the_rim_follows_the_known_answers() {
     // The IPA space of the known answers is 48 bits, which changes nothing but the initial value.
     let known = [

@@ -31,6 +31,7 @@ fn a_created_realm_has_its_granules_and_its_initial_entries() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the hash is another one under Miri")]
 fn the_initial_rim_is_the_known_one_and_the_rems_are_zero() {
     let entries = entries();
     let w = World::new(&entries);

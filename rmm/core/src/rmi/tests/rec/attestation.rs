@@ -83,6 +83,7 @@ fn verify(token: &[u8]) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn a_token_says_what_the_realm_is_and_is_signed() {
     let entries = entries();
     let w = World::new(&entries);
@@ -114,6 +115,7 @@ fn a_token_says_what_the_realm_is_and_is_signed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn a_token_in_pieces_is_the_same_token() {
     let entries = entries();
     let w = World::new(&entries);
@@ -128,6 +130,7 @@ fn a_token_in_pieces_is_the_same_token() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn an_interrupt_stops_signing_and_the_realm_calls_again() {
     let entries = entries();
     let w = World::new(&entries);
@@ -149,6 +152,7 @@ fn an_interrupt_stops_signing_and_the_realm_calls_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn beginning_again_forgets_what_was_begun() {
     let entries = entries();
     let w = World::new(&entries);
@@ -163,6 +167,7 @@ fn beginning_again_forgets_what_was_begun() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn conditions_of_going_on() {
     let entries = entries();
     let w = World::new(&entries);
@@ -199,6 +204,7 @@ fn without_a_key_there_is_no_token() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a key or signature takes a minute in an interpreter")]
 fn a_rec_destroyed_while_signing_leaves_no_nonce() {
     let entries = entries();
     let w = World::new(&entries);
