@@ -311,7 +311,7 @@ impl<W: LockWord> GranuleGuard<'_, W> {
     /// Wipes the granule and makes it DELEGATED with no references: what every granule becomes when it leaves a realm
     /// (RMM 1.0, granule wiping: nothing of what it held is seen again).
     pub fn release<P: Platform>(mut self, platform: &P) {
-        platform.with_granule(&mut self, Granule::wipe);
+        platform.wipe(&mut self);
         self.set_refcount(0);
         self.set_state(GranuleState::Delegated);
     }

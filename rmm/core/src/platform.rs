@@ -71,6 +71,11 @@ pub trait Platform {
     /// Calls nest, for different granules.
     fn with_granule<E: Exclusive, R>(&self, granule: &mut E, f: impl FnOnce(&mut Granule) -> R) -> R;
 
+    /// Fills a granule with zeros; platforms that have a faster way than [`Granule::wipe`] override it.
+    fn wipe<E: Exclusive>(&self, granule: &mut E) {
+        self.with_granule(granule, Granule::wipe);
+    }
+
     /// Copies from a DATA granule that a realm may be writing to at the same time. `offset + out.len()` is at most
     /// the granule size.
     fn read_data<E: Exclusive>(&self, data: &mut E, offset: usize, out: &mut [u8]);

@@ -1,7 +1,7 @@
 //! RMI_GRANULE_DELEGATE and RMI_GRANULE_UNDELEGATE.
 
 use super::Outcome;
-use crate::granule::{Granule, GranuleState};
+use crate::granule::GranuleState;
 use crate::{Platform, Rmm};
 use realm_abi::rmi::{ReturnCode, RmiReply};
 
@@ -12,7 +12,7 @@ impl<P: Platform> Rmm<'_, P> {
         // gran_gpt: only EL3 knows whether the granule is Non-secure.
         self.platform.gtsi_delegate(addr).map_err(|_| ReturnCode::ERROR_INPUT)?;
         granule.set_state(GranuleState::Delegated);
-        self.platform.with_granule(&mut granule, Granule::wipe);
+        self.platform.wipe(&mut granule);
         Ok(RmiReply::SUCCESS)
     }
 

@@ -1,0 +1,248 @@
+//! From the entry point to the first command.
+
+use crate::machine::Machine;
+use crate::mmu::{self, MAX_CPUS};
+use crate::{console, copy, el3, slots};
+use core::arch::{asm, global_asm};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, Ordering};
+use realm_abi::rmm_el3::manifest::{Limits, Manifest};
+use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+use realm_rmm::Rmm;
+use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
+use spin::Once;
+
+/// HCR_EL2 while the RMM runs: RW, TGE, E2H, TEA.
+pub const HCR_RMM: u64 = 1 << 27 | 1 << 31 | 1 << 34 | 1 << 37;
+/// SCTLR_EL2: the bits that are RES1 without later features; SPAN.
+const SCTLR_OFF: u64 = 0x30d0_0980;
+/// M, C, SA, I, WXN.
+const SCTLR_ON: u64 = SCTLR_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
+/// X0 and X1 of a boot that fails before there is a stack.
+const BOOT_COMPLETE: u64 = 0xC400_01CF;
+const RMI_REQ_COMPLETE: u64 = 0xC400_018F;
+
+global_asm!(
+    ".section .text.entry, \"ax\"",
+    ".global rmm_entry",
+    "rmm_entry:",
+    "    msr daifset, #0xf",
+    "    mov x19, x0",
+    "    mov x20, x1",
+    "    mov x21, x2",
+    "    mov x22, x3",
+    "    ldr x0, ={hcr}",
+    "    msr hcr_el2, x0",
+    "    ldr x0, ={sctlr_off}",
+    "    msr sctlr_el2, x0",
+    "    isb",
+    "    cmp x19, #{max_cpus}",
+    "    mov x1, #-4",
+    "    b.hs 9f",
+    "    adrp x0, {warm}",
+    "    ldr x0, [x0, #:lo12:{warm}]",
+    "    cbnz x0, 3f",
+    // The first CPU.
+    "    adrp x0, __bss_start",
+    "    adrp x1, __bss_end",
+    "1:  stp xzr, xzr, [x0], #16",
+    "    cmp x0, x1",
+    "    b.lo 1b",
+    // Behind the image there is memory for a stack until there are tables: the granule table will be there.
+    "    adrp x0, __free_start",
+    "    add x0, x0, #8, lsl #12",
+    "    mov sp, x0",
+    "    mov x0, x22",
+    "    bl rmm_build_tables",
+    // What was written past the caches must not be hidden by them.
+    "    mrs x2, ctr_el0",
+    "    ubfx x2, x2, #16, #4",
+    "    mov x3, #4",
+    "    lsl x2, x3, x2",
+    "    adrp x0, __bss_start",
+    "    adrp x1, __free_start",
+    "    add x1, x1, #8, lsl #12",
+    "2:  dc ivac, x0",
+    "    add x0, x0, x2",
+    "    cmp x0, x1",
+    "    b.lo 2b",
+    "    dsb sy",
+    "3:  mov x0, x19",
+    "    mov x1, #3 * 4096",
+    "    adrp x2, {tables}",
+    "    add x2, x2, #:lo12:{tables}",
+    "    madd x0, x0, x1, x2",
+    "    msr ttbr0_el2, x0",
+    "    ldr x0, ={mair}",
+    "    msr mair_el2, x0",
+    "    ldr x0, ={tcr}",
+    "    mrs x1, id_aa64mmfr0_el1",
+    "    and x1, x1, #0xf",
+    "    cmp x1, #5",
+    "    mov x2, #5", // 48 bits: the most a descriptor holds
+    "    csel x1, x1, x2, lo",
+    "    orr x0, x0, x1, lsl #32",
+    "    msr tcr_el2, x0",
+    "    adrp x0, rmm_vectors",
+    "    add x0, x0, #:lo12:rmm_vectors",
+    "    msr vbar_el2, x0",
+    "    isb",
+    "    tlbi alle2",
+    "    ic iallu",
+    "    dsb nsh",
+    "    isb",
+    "    ldr x0, ={sctlr_on}",
+    "    msr sctlr_el2, x0",
+    "    isb",
+    "    ldr x0, ={stack}",
+    "    mov sp, x0",
+    "    mov x29, xzr",
+    "    mov x30, xzr",
+    "    mov x0, x19",
+    "    mov x1, x20",
+    "    mov x2, x21",
+    "    mov x3, x22",
+    "    b {main}",
+    "9:  ldr x0, ={boot_complete}",
+    "    smc #0",
+    "    mov x1, #-1",
+    "    ldr x0, ={req_complete}",
+    "8:  smc #0",
+    "    mov x1, #-1",
+    "    ldr x0, ={req_complete}",
+    "    b 8b",
+    ".ltorg",
+    hcr = const HCR_RMM,
+    sctlr_off = const SCTLR_OFF,
+    sctlr_on = const SCTLR_ON,
+    max_cpus = const MAX_CPUS,
+    mair = const mmu::MAIR,
+    tcr = const mmu::TCR,
+    stack = const mmu::STACK_TOP,
+    warm = sym WARM,
+    tables = sym mmu::TABLES,
+    main = sym main,
+    boot_complete = const BOOT_COMPLETE,
+    req_complete = const RMI_REQ_COMPLETE,
+);
+
+/// Whether the first CPU is done. In `.data`, as it is read before `.bss` is what it should be.
+#[unsafe(link_section = ".data")]
+static WARM: AtomicU64 = AtomicU64::new(0);
+
+static RMM: Once<Rmm<'static, Machine>> = Once::new();
+
+/// Every CPU, with the MMU on.
+extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
+    slots::init();
+    crate::run::init();
+    let outcome = if WARM.load(Ordering::Acquire) == 0 {
+        let cold = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
+        cold_boot(&cold)
+    } else {
+        RMM.get().ok_or(BootCode::UNKNOWN)
+    };
+    match outcome {
+        Ok(rmm) => serve(rmm),
+        Err(code) => {
+            console::report(format_args!("boot of CPU {cpu} failed: {code:?}"));
+            el3::wait_for_command([BOOT_COMPLETE, code.0.cast_unsigned(), 0, 0, 0, 0]);
+            refuse()
+        }
+    }
+}
+
+/// Command after command.
+fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
+    /// The only command with a fourth result; the caller's X4 is not to change otherwise (SMCCC).
+    const RTT_READ_ENTRY: u64 = 0xC400_0161;
+    let mut regs = el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
+    loop {
+        let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
+        let kept = if regs[0] & 0xffff == RTT_READ_ENTRY & 0xffff { x4 } else { regs[4] };
+        regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, kept]);
+    }
+}
+
+/// Never runs anything of the RMM again on this CPU: every command fails.
+pub fn refuse() -> ! {
+    loop {
+        el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, 0]);
+    }
+}
+
+fn cold_boot(boot: &ColdBoot) -> Result<&'static Rmm<'static, Machine>, BootCode> {
+    boot.check(MAX_CPUS as u64)?;
+    let mut buffer = [0; SHARED_BUFFER_SIZE];
+    // SAFETY: the page is mapped; it is copied before it is read, as EL3 uses it for other things later.
+    unsafe { copy::copy(buffer.as_mut_ptr(), mmu::SHARED_VA as *const u8, buffer.len()) }
+        .map_err(|copy::Fault| BootCode::INVALID_SHARED_BUFFER)?;
+    let machine = Machine::new(boot.shared_buffer);
+    let limits = Limits {
+        banks: MAX_BANKS,
+        granules: mmu::TABLE_MAX / size_of::<GranuleEntry>() as u64,
+        // The RMM's own descriptors hold 48 bits.
+        pa_bits: u32::from(machine.cpu.pa_bits.min(48)),
+    };
+    let manifest =
+        Manifest::parse(&buffer, boot.shared_buffer, &limits).map_err(|error| error.boot_code())?;
+    if let Some(first) = manifest.consoles.iter().find(|console| console.name.starts_with(b"pl011")) {
+        console::init(first.base);
+    }
+    let mut banks = [Bank { base: 0, size: 0 }; MAX_BANKS];
+    for (bank, from) in banks.iter_mut().zip(manifest.dram.iter()) {
+        *bank = Bank { base: from.base, size: from.size };
+    }
+    let banks = banks.get(..manifest.dram.len()).ok_or(BootCode::MANIFEST_DATA_ERROR)?;
+    let granules = banks.iter().map(|bank| bank.size >> GRANULE_SHIFT).sum();
+    let entries = granule_table(granules).ok_or(BootCode::MANIFEST_DATA_ERROR)?;
+    let rmm = Rmm::new(machine, banks, entries).map_err(|_| BootCode::MANIFEST_DATA_ERROR)?;
+    let rmm = RMM.call_once(|| rmm);
+    if let Err(error) = rmm.init_attestation() {
+        // Realms run all the same; they get no token.
+        console::report(format_args!("no attestation: {error}"));
+    }
+    WARM.store(1, Ordering::Release);
+    // SAFETY: makes the flag visible to CPUs whose caches are off.
+    unsafe { asm!("dsb ish", "dc cvac, {}", "dsb sy", in(reg) &WARM, options(nostack, preserves_flags)) };
+    console::report(format_args!(
+        "1.0, EL3 interface {}, {granules} granules in {} banks",
+        boot.version,
+        banks.len()
+    ));
+    Ok(rmm)
+}
+
+/// Zeroed memory for one entry a granule: behind the image if there is room, else from EL3.
+fn granule_table(granules: u64) -> Option<&'static [GranuleEntry]> {
+    /// The alignment, as a power of two, is in bits 63:56 of the flags.
+    const ALIGNMENT_SHIFT: u32 = 56;
+    const BLOCK_SHIFT: u64 = 21;
+    let size = (granules * size_of::<GranuleEntry>() as u64).next_multiple_of(GRANULE_SIZE);
+    let start = if mmu::free_start() + size <= mmu::CARVE_OUT_END {
+        mmu::map_behind_image(mmu::free_start() + size);
+        mmu::free_start()
+    } else {
+        let request = El3Call::ReserveMemory {
+            size: size.next_multiple_of(1 << BLOCK_SHIFT),
+            flags: BLOCK_SHIFT << ALIGNMENT_SHIFT,
+        };
+        let [pa, ..] = el3::service(request).ok()?;
+        if !pa.is_multiple_of(1 << BLOCK_SHIFT) {
+            return None;
+        }
+        mmu::map_granule_table(pa, size);
+        mmu::TABLE_VA
+    };
+    // SAFETY: the memory has just been mapped, is a multiple of pages, and nothing else is in it.
+    unsafe { copy::wipe(start as *mut u8, size as usize) };
+    // SAFETY: all zeros is a valid entry, the range is aligned and large enough, and from now on only shared.
+    Some(unsafe { core::slice::from_raw_parts(start as *const GranuleEntry, granules as usize) })
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    console::report(format_args!("{info}"));
+    refuse()
+}

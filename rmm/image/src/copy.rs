@@ -1,0 +1,95 @@
+//! Copies that survive what other worlds do to the memory, and wiping.
+//!
+//! All copies from and to memory that somebody else may write are done by one routine in assembly. A granule protection
+//! fault in it makes it return 1; the exception vector knows its bounds.
+
+use core::arch::{asm, global_asm};
+
+global_asm!(
+    ".section .text.copy, \"ax\"",
+    ".global rmm_copy",
+    ".global rmm_copy_end",
+    ".global rmm_copy_fault",
+    ".balign 64",
+    // x0 to, x1 from, x2 bytes; the vector may change x16 and x17.
+    "rmm_copy:",
+    "    subs x2, x2, #64",
+    "    b.lo 2f",
+    "1:  ldp x3, x4, [x1]",
+    "    ldp x5, x6, [x1, #16]",
+    "    ldp x7, x8, [x1, #32]",
+    "    ldp x9, x10, [x1, #48]",
+    "    add x1, x1, #64",
+    "    stp x3, x4, [x0]",
+    "    stp x5, x6, [x0, #16]",
+    "    stp x7, x8, [x0, #32]",
+    "    stp x9, x10, [x0, #48]",
+    "    add x0, x0, #64",
+    "    subs x2, x2, #64",
+    "    b.hs 1b",
+    "2:  adds x2, x2, #56",
+    "    b.lo 4f",
+    "3:  ldr x3, [x1], #8",
+    "    str x3, [x0], #8",
+    "    subs x2, x2, #8",
+    "    b.hs 3b",
+    "4:  adds x2, x2, #8",
+    "    b.eq 6f",
+    "5:  ldrb w3, [x1], #1",
+    "    strb w3, [x0], #1",
+    "    subs x2, x2, #1",
+    "    b.ne 5b",
+    "6:  mov x0, #0",
+    "    ret",
+    "rmm_copy_end:",
+    "rmm_copy_fault:",
+    "    mov x0, #1",
+    "    ret",
+);
+
+unsafe extern "C" {
+    fn rmm_copy(to: *mut u8, from: *const u8, bytes: usize) -> u64;
+}
+
+/// The memory turned out to be another world's.
+pub struct Fault;
+
+/// Copies `bytes`.
+///
+/// # Safety
+/// `to` must be valid for writes and `from` for reads of `bytes` bytes, but that each access may raise a granule
+/// protection fault. Others may write either at the same time.
+///
+/// # Errors
+/// If it did; `to` then holds anything.
+#[inline]
+pub unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) -> Result<(), Fault> {
+    // SAFETY: as the caller promises; the routine follows the procedure call standard.
+    match unsafe { rmm_copy(to, from, bytes) } {
+        0 => Ok(()),
+        _ => Err(Fault),
+    }
+}
+
+/// Fills memory with zeros by blocks.
+///
+/// # Safety
+/// `start` must be valid for writes of `bytes` bytes; both must be multiples of 4096.
+#[inline]
+pub unsafe fn wipe(start: *mut u8, bytes: usize) {
+    const PROHIBITED: u64 = 1 << 4;
+    let dczid = crate::sysreg::mrs!("dczid_el0");
+    if dczid & PROHIBITED != 0 {
+        // SAFETY: as the caller promises.
+        unsafe { core::ptr::write_bytes(start, 0, bytes) };
+        return;
+    }
+    let block = 4_usize << (dczid & 0xf);
+    let end = start as usize + bytes;
+    let mut at = start as usize;
+    while at < end {
+        // SAFETY: a block lies in the range, as it is aligned and at most 2 KiB.
+        unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += block;
+    }
+}

@@ -1,0 +1,148 @@
+//! One run of a realm on this CPU: its registers in, the Non-secure world's kept, until something traps.
+
+mod el1;
+mod gic;
+mod pmu;
+mod simd;
+
+pub use simd::{SimdArea, area_size, with_simd};
+
+use crate::boot::HCR_RMM;
+use crate::features::Optional;
+use crate::sysreg::{instruction, mrs, msr};
+use crate::vectors::{self, rmm_enter};
+use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
+
+/// HCR_EL2 while a realm runs: VM, SWIO, PTW, FMO, IMO, AMO, BSU inner shareable, TID3, TSC, RW, E2H, TEA, APK, API, FWB.
+const HCR_REALM: u64 =
+    0x3f | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 31 | 1 << 34 | 1 << 37 | 1 << 40 | 1 << 41 | 1 << 46;
+const HCR_VSE: u64 = 1 << 8;
+const HCR_TWI: u64 = 1 << 13;
+const HCR_TWE: u64 = 1 << 14;
+
+/// MDCR_EL2: MTPME, HCCD, HPMD, TDA.
+const MDCR: u64 = 1 << 28 | 1 << 23 | 1 << 17 | 1 << 9;
+/// MDCR_EL2: TPM, TPMCR.
+const MDCR_PMU_TRAPS: u64 = 1 << 6 | 1 << 5;
+
+/// CNTHCTL_EL2: no traps for EL1, nor for EL0 but by CNTKCTL_EL1.
+const CNTHCTL: u64 = 1 << 10 | 1 << 11;
+const CNTHCTL_CNTVMASK: u64 = 1 << 18;
+const CNTHCTL_CNTPMASK: u64 = 1 << 19;
+
+/// EL2 registers that are the same for all realms, set when a CPU starts.
+pub fn init() {
+    let optional = crate::features::optional();
+    simd::trap_all();
+    msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+    msr!("hstr_el2", 0);
+    msr!("cntvoff_el2", 0);
+    if optional.counter_offset {
+        msr!("S3_4_C14_C0_6", 0);
+    }
+    let midr = mrs!("midr_el1");
+    msr!("vpidr_el2", midr);
+    if optional.hcrx {
+        msr!("S3_4_C1_C2_2", 0);
+    }
+    if optional.fine_grained_traps {
+        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR: nothing is trapped by them but what later features need.
+        msr!("S3_4_C1_C1_4", 0);
+        msr!("S3_4_C1_C1_5", 0);
+        msr!("S3_4_C1_C1_6", 0);
+        msr!("S3_4_C3_C1_4", 0);
+        msr!("S3_4_C3_C1_5", 0);
+    }
+    // SRE, DFB, DIB, Enable.
+    msr!("icc_sre_el2", 0xf);
+    msr!("ich_hcr_el2", 0);
+    instruction!("isb");
+}
+
+/// See [`realm_rmm::Platform::run_realm`].
+pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {
+    let host = el1::El1::save(optional);
+    let host_pmu = controls.pmu_counters.map(|_| pmu::save(optional));
+    load(optional, context, controls);
+    instruction!("isb");
+
+    let mut simd = simd::Lazy::new(optional, controls, simd);
+    let vector = loop {
+        // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
+        // its stage 2, which the RMM's core has made.
+        let vector = unsafe { rmm_enter(context.gprs.as_mut_ptr()) };
+        // Nothing else changed: ELR_EL2 and SPSR_EL2 are still the realm's.
+        if vector == vectors::SYNC && simd.load_for(mrs!("esr_el2")) {
+            continue;
+        }
+        break vector;
+    };
+    simd.finish();
+    let exit = match vector {
+        vectors::SYNC => {
+            RealmExit::Sync { esr: mrs!("esr_el2"), far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") }
+        }
+        vectors::IRQ => RealmExit::Irq,
+        vectors::FIQ => RealmExit::Fiq,
+        _ => RealmExit::SError { esr: mrs!("esr_el2") },
+    };
+    store(optional, context, controls);
+    if let Some(host) = &host_pmu {
+        pmu::load(optional, host);
+    }
+    host.restore(optional);
+    instruction!("isb");
+    exit
+}
+
+fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
+    let mut hcr = HCR_REALM;
+    for (wanted, bit) in [(controls.trap_wfi, HCR_TWI), (controls.trap_wfe, HCR_TWE)] {
+        hcr |= if wanted { bit } else { 0 };
+    }
+    if let Some(syndrome) = controls.virtual_serror {
+        hcr |= HCR_VSE;
+        if optional.ras {
+            msr!("S3_4_C5_C2_3", syndrome);
+        }
+    }
+    let mut cnthctl = CNTHCTL;
+    for (wanted, bit) in [(controls.mask_vtimer, CNTHCTL_CNTVMASK), (controls.mask_ptimer, CNTHCTL_CNTPMASK)]
+    {
+        cnthctl |= if wanted { bit } else { 0 };
+    }
+    msr!("cnthctl_el2", cnthctl);
+    msr!("vttbr_el2", controls.vttbr);
+    msr!("vtcr_el2", controls.vtcr);
+    msr!("vmpidr_el2", controls.vmpidr);
+    el1::load(optional, &context.el1);
+    el1::load_timers(&context.timers);
+    if optional.pauth {
+        el1::load_keys(&context.pauth_keys);
+    }
+    gic::load(optional, &context.gic);
+    if let Some(counters) = controls.pmu_counters {
+        pmu::load(optional, &context.pmu);
+        msr!("mdcr_el2", MDCR | u64::from(counters));
+    }
+    msr!("elr_el2", context.pc);
+    msr!("spsr_el2", context.pstate);
+    msr!("hcr_el2", hcr);
+}
+
+fn store(optional: &Optional, context: &mut CpuContext, controls: &RunControls) {
+    msr!("hcr_el2", HCR_RMM);
+    instruction!("isb");
+    context.pc = mrs!("elr_el2");
+    context.pstate = mrs!("spsr_el2");
+    el1::store(optional, &mut context.el1);
+    el1::store_timers(&mut context.timers);
+    if optional.pauth {
+        el1::store_keys(&mut context.pauth_keys);
+    }
+    gic::store(optional, &mut context.gic);
+    if controls.pmu_counters.is_some() {
+        context.pmu = pmu::save(optional);
+        msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+    }
+}

@@ -1,0 +1,269 @@
+//! SIMD and SVE registers, switched only when a realm uses them.
+//!
+//! The image itself is built without them. EL3 leaves them to the RMM: the Non-secure world's, and its vector length, are
+//! kept here from the realm's first use until the run ends. With SVE, a write to a SIMD register changes all of the
+//! vector, so the whole vectors are saved even if the realm has no SVE.
+
+use crate::features::Optional;
+use crate::slots::{self, Mapping};
+use crate::sysreg::{instruction, mrs, msr};
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+use realm_rmm::cpu::RunControls;
+
+/// CPTR_EL2 (VHE): TAM and TTA; FPEN, ZEN and SMEN, which trap where they are zero.
+const CPTR_TRAPS: u64 = 1 << 30 | 1 << 28;
+const CPTR_FPEN: u64 = 0b11 << 20;
+const CPTR_ZEN: u64 = 0b11 << 16;
+
+const EC_SIMD: u64 = 0x07;
+const EC_SVE: u64 = 0x19;
+
+/// Bytes before the registers of an area: FPSR, FPCR, ZCR_EL1.
+const HEAD: usize = 64;
+/// The longest vector in quadwords.
+const LONGEST: usize = 16;
+
+/// Bytes of the registers with this vector length (in quadwords, minus one).
+pub fn area_size(sve_vl: Option<u8>) -> usize {
+    // Z0 to Z31; P0 to P15 and FFR, an eighth as long.
+    let quadwords = sve_vl.map_or(1, |vl| usize::from(vl) + 1);
+    HEAD + quadwords * (32 * 16 + 17 * 2)
+}
+
+/// Room for the registers with any vector length.
+#[repr(C, align(64))]
+pub struct SimdArea(UnsafeCell<[u8; HEAD + LONGEST * (32 * 16 + 17 * 2)]>);
+
+impl SimdArea {
+    pub const fn address(&self) -> *mut u8 {
+        self.0.get().cast()
+    }
+}
+
+global_asm!(
+    ".section .text.simd, \"ax\"",
+    ".arch_extension fp",
+    ".arch_extension simd",
+    ".arch_extension sve",
+    // x0: the area behind its head.
+    ".global rmm_simd_save",
+    "rmm_simd_save:",
+    "    stp q0, q1, [x0]",
+    "    stp q2, q3, [x0, #32]",
+    "    stp q4, q5, [x0, #64]",
+    "    stp q6, q7, [x0, #96]",
+    "    stp q8, q9, [x0, #128]",
+    "    stp q10, q11, [x0, #160]",
+    "    stp q12, q13, [x0, #192]",
+    "    stp q14, q15, [x0, #224]",
+    "    stp q16, q17, [x0, #256]",
+    "    stp q18, q19, [x0, #288]",
+    "    stp q20, q21, [x0, #320]",
+    "    stp q22, q23, [x0, #352]",
+    "    stp q24, q25, [x0, #384]",
+    "    stp q26, q27, [x0, #416]",
+    "    stp q28, q29, [x0, #448]",
+    "    stp q30, q31, [x0, #480]",
+    "    ret",
+    ".global rmm_simd_load",
+    "rmm_simd_load:",
+    "    ldp q0, q1, [x0]",
+    "    ldp q2, q3, [x0, #32]",
+    "    ldp q4, q5, [x0, #64]",
+    "    ldp q6, q7, [x0, #96]",
+    "    ldp q8, q9, [x0, #128]",
+    "    ldp q10, q11, [x0, #160]",
+    "    ldp q12, q13, [x0, #192]",
+    "    ldp q14, q15, [x0, #224]",
+    "    ldp q16, q17, [x0, #256]",
+    "    ldp q18, q19, [x0, #288]",
+    "    ldp q20, q21, [x0, #320]",
+    "    ldp q22, q23, [x0, #352]",
+    "    ldp q24, q25, [x0, #384]",
+    "    ldp q26, q27, [x0, #416]",
+    "    ldp q28, q29, [x0, #448]",
+    "    ldp q30, q31, [x0, #480]",
+    "    ret",
+    ".global rmm_sve_save",
+    "rmm_sve_save:",
+    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "    str z\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+    "    str z\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    addvl x0, x0, #31",
+    "    addvl x0, x0, #1",
+    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "    str p\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    rdffr p0.b",
+    "    str p0, [x0, #16, mul vl]",
+    "    ldr p0, [x0]",
+    "    ret",
+    ".global rmm_sve_load",
+    "rmm_sve_load:",
+    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "    ldr z\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+    "    ldr z\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    addvl x0, x0, #31",
+    "    addvl x0, x0, #1",
+    "    ldr p0, [x0, #16, mul vl]",
+    "    wrffr p0.b",
+    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "    ldr p\\n, [x0, #\\n, mul vl]",
+    "    .endr",
+    "    ret",
+    // What a shorter vector length would hide, and a longer one show again.
+    ".global rmm_sve_clear",
+    "rmm_sve_clear:",
+    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "    mov z\\n\\().d, #0",
+    "    pfalse p\\n\\().b",
+    "    .endr",
+    "    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+    "    mov z\\n\\().d, #0",
+    "    .endr",
+    "    wrffr p0.b",
+    "    ret",
+);
+
+unsafe extern "C" {
+    fn rmm_simd_save(registers: *mut u8);
+    fn rmm_simd_load(registers: *const u8);
+    fn rmm_sve_save(registers: *mut u8);
+    fn rmm_sve_load(registers: *const u8);
+    fn rmm_sve_clear();
+}
+
+/// Makes every use of SIMD trap, the RMM's own too.
+pub fn trap_all() {
+    msr!("cptr_el2", CPTR_TRAPS);
+    instruction!("isb");
+}
+
+/// Runs `f` with SIMD, and SVE if there is any, usable at EL2. `f` has to keep what is in the registers.
+pub fn with_simd<R>(sve: bool, f: impl FnOnce() -> R) -> R {
+    allow(sve);
+    let result = f();
+    trap_all();
+    result
+}
+
+fn allow(sve: bool) {
+    msr!("cptr_el2", CPTR_TRAPS | CPTR_FPEN | if sve { CPTR_ZEN } else { 0 });
+    instruction!("isb");
+}
+
+/// Stores registers; `SVE` says which.
+///
+/// # Safety
+/// They must be usable and `area` valid for writes of the area for their length.
+unsafe fn save(area: *mut u8, sve: bool) {
+    let control: [u64; 2] = [mrs!("S3_3_C4_C4_1"), mrs!("S3_3_C4_C4_0")];
+    // SAFETY: as the caller promises; the head has room for more.
+    unsafe { area.cast::<[u64; 2]>().write(control) };
+    let registers = area.wrapping_add(HEAD);
+    if sve {
+        // SAFETY: as the caller promises.
+        unsafe { rmm_sve_save(registers) };
+    } else {
+        // SAFETY: as the caller promises.
+        unsafe { rmm_simd_save(registers) };
+    }
+}
+
+/// Loads registers.
+///
+/// # Safety
+/// As for [`save`].
+unsafe fn load(area: *const u8, sve: bool) {
+    // SAFETY: as the caller promises.
+    let [status, control] = unsafe { area.cast::<[u64; 2]>().read() };
+    msr!("S3_3_C4_C4_1", status);
+    msr!("S3_3_C4_C4_0", control);
+    let registers = area.wrapping_add(HEAD);
+    if sve {
+        // SAFETY: as the caller promises.
+        unsafe { rmm_sve_load(registers) };
+    } else {
+        // SAFETY: as the caller promises.
+        unsafe { rmm_simd_load(registers) };
+    }
+}
+
+/// Where ZCR_EL1 is in an area, in words.
+const ZCR_EL1: usize = 2;
+
+/// The SIMD registers during one run.
+pub struct Lazy<'a> {
+    has_sve: bool,
+    /// ZCR_EL2.LEN, if the realm has SVE.
+    realm_sve: Option<u8>,
+    /// The realm's area.
+    granules: &'a [u64],
+    /// The Non-secure world's ZCR_EL2 and ZCR_EL1, while the registers are the realm's.
+    host: Option<[u64; 2]>,
+}
+
+impl<'a> Lazy<'a> {
+    pub const fn new(optional: &Optional, controls: &RunControls, granules: &'a [u64]) -> Self {
+        Self { has_sve: optional.sve, realm_sve: controls.sve_vl, granules, host: None }
+    }
+
+    /// Gives the registers to the realm if `esr` says that it wants them. Returns whether it can go on.
+    pub fn load_for(&mut self, esr: u64) -> bool {
+        let wanted = match esr >> 26 & 0x3f {
+            EC_SIMD => true,
+            EC_SVE => self.realm_sve.is_some(),
+            _ => false,
+        };
+        if !wanted || self.host.is_some() {
+            return false;
+        }
+        allow(self.has_sve);
+        // SAFETY: they are usable now, and the area has room for any vector length.
+        unsafe { save(slots::area().simd.address(), self.has_sve) };
+        let mut host = [0; 2];
+        let mapping = Mapping::of(self.granules, false);
+        if let Some(length) = self.realm_sve {
+            host = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
+            msr!("S3_4_C1_C2_0", u64::from(length));
+            // SAFETY: the head of the realm's area.
+            let zcr_el1 = unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).read() };
+            msr!("S3_5_C1_C2_0", zcr_el1);
+            instruction!("isb");
+        }
+        // SAFETY: the granules have room for the longest vector this RMM offers.
+        unsafe { load(mapping.address(), self.realm_sve.is_some()) };
+        self.host = Some(host);
+        allow(self.realm_sve.is_some());
+        true
+    }
+
+    /// Takes the registers back at the end of the run.
+    pub fn finish(self) {
+        let Some([zcr_el2, zcr_el1]) = self.host else { return };
+        allow(self.has_sve);
+        let mapping = Mapping::of(self.granules, false);
+        // SAFETY: as in `load_for`.
+        unsafe { save(mapping.address(), self.realm_sve.is_some()) };
+        if self.realm_sve.is_some() {
+            let realm = mrs!("S3_5_C1_C2_0");
+            // SAFETY: the head of the realm's area.
+            unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).write(realm) };
+            // SAFETY: SVE is usable, and what is in the registers is saved.
+            unsafe { rmm_sve_clear() };
+            msr!("S3_4_C1_C2_0", zcr_el2);
+            msr!("S3_5_C1_C2_0", zcr_el1);
+            instruction!("isb");
+        }
+        // SAFETY: as in `load_for`.
+        unsafe { load(slots::area().simd.address(), self.has_sve) };
+        trap_all();
+    }
+}

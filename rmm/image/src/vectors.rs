@@ -1,0 +1,146 @@
+//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults of a copy, or fatal.
+
+use crate::{console, mmu};
+use core::arch::global_asm;
+
+/// What ended a run, in the order of the vectors.
+pub const SYNC: u64 = 0;
+pub const IRQ: u64 = 1;
+pub const FIQ: u64 = 2;
+
+global_asm!(
+    ".section .text.vectors, \"ax\"",
+    ".macro fatal",
+    "    .balign 128",
+    "    b rmm_fatal_entry",
+    ".endm",
+    ".macro lower kind",
+    "    .balign 128",
+    "    stp x0, x1, [sp, #-16]!",
+    "    mov x0, #\\kind",
+    "    b rmm_leave",
+    ".endm",
+    ".balign 2048",
+    ".global rmm_vectors",
+    "rmm_vectors:",
+    // From EL2 with SP_EL0, which is not used.
+    "fatal",
+    "fatal",
+    "fatal",
+    "fatal",
+    // From EL2.
+    "    .balign 128",
+    "    mrs x16, elr_el2",
+    "    adr x17, rmm_copy",
+    "    cmp x16, x17",
+    "    b.lo rmm_fatal_entry",
+    "    adr x17, rmm_copy_end",
+    "    cmp x16, x17",
+    "    b.hs rmm_fatal_entry",
+    "    mrs x16, esr_el2",
+    "    ubfx x17, x16, #26, #6",
+    "    cmp x17, #0x25", // data abort, same level
+    "    b.ne rmm_fatal_entry",
+    "    and x16, x16, #0x3f",
+    "    cmp x16, #0x28", // granule protection fault, not of a table walk
+    "    b.ne rmm_fatal_entry",
+    "    adr x16, rmm_copy_fault",
+    "    msr elr_el2, x16",
+    "    eret",
+    "fatal",
+    "fatal",
+    "fatal",
+    // From realms, AArch64 and AArch32.
+    "lower 0",
+    "lower 1",
+    "lower 2",
+    "lower 3",
+    "lower 0",
+    "lower 1",
+    "lower 2",
+    "lower 3",
+    ".balign 128",
+    // Runs a realm: x0 names X0 to X30. Returns which vector it came back through.
+    ".global rmm_enter",
+    "rmm_enter:",
+    "    stp x29, x30, [sp, #-112]!",
+    "    stp x19, x20, [sp, #16]",
+    "    stp x21, x22, [sp, #32]",
+    "    stp x23, x24, [sp, #48]",
+    "    stp x25, x26, [sp, #64]",
+    "    stp x27, x28, [sp, #80]",
+    "    str x0, [sp, #96]",
+    "    ldp x2, x3, [x0, #16]",
+    "    ldp x4, x5, [x0, #32]",
+    "    ldp x6, x7, [x0, #48]",
+    "    ldp x8, x9, [x0, #64]",
+    "    ldp x10, x11, [x0, #80]",
+    "    ldp x12, x13, [x0, #96]",
+    "    ldp x14, x15, [x0, #112]",
+    "    ldp x16, x17, [x0, #128]",
+    "    ldp x18, x19, [x0, #144]",
+    "    ldp x20, x21, [x0, #160]",
+    "    ldp x22, x23, [x0, #176]",
+    "    ldp x24, x25, [x0, #192]",
+    "    ldp x26, x27, [x0, #208]",
+    "    ldp x28, x29, [x0, #224]",
+    "    ldr x30, [x0, #240]",
+    "    ldp x0, x1, [x0]",
+    "    eret",
+    "    dsb nsh",
+    "    isb",
+    "rmm_leave:",
+    "    ldr x1, [sp, #112]",
+    "    stp x2, x3, [x1, #16]",
+    "    stp x4, x5, [x1, #32]",
+    "    stp x6, x7, [x1, #48]",
+    "    stp x8, x9, [x1, #64]",
+    "    stp x10, x11, [x1, #80]",
+    "    stp x12, x13, [x1, #96]",
+    "    stp x14, x15, [x1, #112]",
+    "    stp x16, x17, [x1, #128]",
+    "    stp x18, x19, [x1, #144]",
+    "    stp x20, x21, [x1, #160]",
+    "    stp x22, x23, [x1, #176]",
+    "    stp x24, x25, [x1, #192]",
+    "    stp x26, x27, [x1, #208]",
+    "    stp x28, x29, [x1, #224]",
+    "    str x30, [x1, #240]",
+    "    ldp x2, x3, [sp], #16",
+    "    stp x2, x3, [x1]",
+    "    ldp x19, x20, [sp, #16]",
+    "    ldp x21, x22, [sp, #32]",
+    "    ldp x23, x24, [sp, #48]",
+    "    ldp x25, x26, [sp, #64]",
+    "    ldp x27, x28, [sp, #80]",
+    "    ldp x29, x30, [sp], #112",
+    "    ret",
+    "rmm_fatal_entry:",
+    "    movz x16, #:abs_g2:{emergency}",
+    "    movk x16, #:abs_g1_nc:{emergency}",
+    "    movk x16, #:abs_g0_nc:{emergency}",
+    "    mov sp, x16",
+    "    mrs x0, esr_el2",
+    "    mrs x1, elr_el2",
+    "    mrs x2, far_el2",
+    "    mov x3, x30",
+    "    bl {fatal}",
+    emergency = const mmu::EMERGENCY_TOP,
+    fatal = sym fatal,
+);
+
+unsafe extern "C" {
+    /// See above.
+    ///
+    /// # Safety
+    /// `gprs` must be valid for reads and writes of 31 registers, and the system registers must be the realm's.
+    pub fn rmm_enter(gprs: *mut u64) -> u64;
+}
+
+/// An exception the RMM cannot have caused unless it is broken.
+extern "C" fn fatal(esr: u64, elr: u64, far: u64, link: u64) -> ! {
+    console::report(format_args!(
+        "exception in the RMM: ESR {esr:#x} ELR {elr:#x} FAR {far:#x} X30 {link:#x}"
+    ));
+    crate::boot::refuse()
+}
