@@ -1,4 +1,4 @@
-//! The Realm Management Monitor for R-EL2: entry, translation, exceptions and the world around [`realm_rmm`], which
+//! The Realm Management Monitor for R-EL2: entry, translation, exceptions and the world around the core crate `realm-rmm`, which
 //! decides everything that is not hardware. Started by any EL3 that follows the RMM-EL3 communication interface.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
