@@ -1,4 +1,4 @@
-//! Every call table against the reference's identifiers, and every call there and back through its registers.
+//! Every call table against the specifications' identifiers, and every call there and back through its registers.
 
 use proptest::prelude::*;
 use realm_abi::psci::{self, PsciCall, PsciStatus};
@@ -146,7 +146,7 @@ proptest! {
     }
 }
 
-/// Chapters 1.3, 5.2 and 8.5 of the reference.
+/// The function identifiers of RMM 1.0 (RMI, RSI), PSCI and the RMM-EL3 interface.
 #[test]
 fn the_tables_hold_the_identifiers_of_the_reference() {
     let rmi = [

@@ -1,4 +1,4 @@
-//! What can go wrong with a realm, and the errno each is: the error matrix of the KVM realm ABI in one place.
+//! What can go wrong with a realm, and the errno each is (docs/kvm-realm-abi.md section 2.5).
 
 use crate::Errno;
 use crate::rmi::RmiError;
@@ -87,7 +87,7 @@ impl RealmError {
     #[must_use]
     pub const fn errno(&self) -> Errno {
         match self {
-            // The reference knows no unusable realms; EIO is what later generations of the series return for one.
+            // The v8 series knows no unusable realms; EIO is what later generations of the series return for one.
             Self::WrongState { state: Phase::Dying | Phase::Dead, .. } => Errno::EIO,
             Self::WrongState { operation, .. } => match operation {
                 Operation::Configure => Errno::EBUSY,

@@ -77,13 +77,13 @@ impl<H: Host> Vcpu<H> {
         if !init.has(VcpuFeature::PSCI_0_2) {
             return Err(Errno::EINVAL);
         }
-        // Every vCPU has the VM's features, so the reference's "the VM has a PMU but this vCPU has not" cannot be.
+        // Every vCPU has the VM's features, so the series' "the VM has a PMU but this vCPU has not" cannot be.
         let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = state.registers.x;
         let rec = RecConfig {
             mpidr: self.mpidr(),
             pc: state.registers.pc,
             gprs: [x0, x1, x2, x3, x4, x5, x6, x7],
-            // As in the reference: only the first vCPU, whatever POWER_OFF says; the others wait for CPU_ON.
+            // As in the series: only the first vCPU, whatever POWER_OFF says; the others wait for CPU_ON.
             runnable: self.id == 0,
         };
         let rec = Rec::create(&self.vm.realm, &rec).map_err(|error| self.vm.explain(WHAT, &error))?;

@@ -87,7 +87,7 @@ impl<H: Host> Vm<H> {
                 return Err(Errno::EIO);
             }
             let private = slot.private_range(&chunk).ok_or(Errno::EPERM)?;
-            // The reference faults the source in for writing; the RMM only reads it.
+            // The series faults the source in for writing; the RMM only reads it.
             let page = user.pin(slot.user_addr_of(ipa), true)?;
             let populated = {
                 let memory = self.memory.lock();
