@@ -13,15 +13,10 @@ impl<P: Platform> Rmm<'_, P> {
         // alias, calling_*, target_*
         let (mut calling, mut target) =
             self.granules.lock_pair((calling_rec, GranuleState::Rec), (target_rec, GranuleState::Rec))?;
-        // A REC that runs waits for nothing.
-        if calling.refcount() != 0 {
-            return Err(ReturnCode::ERROR_INPUT);
-        }
-        let target_runs = target.refcount() != 0;
         let platform = &self.platform;
         calling.with(platform, |calling: &mut Rec| {
             target.with(platform, |target: &mut Rec| {
-                let result = answer(calling, target, target_runs, PsciStatus(status))?;
+                let result = answer(calling, target, PsciStatus(status))?;
                 calling.set_pending(Pending::Nothing);
                 for (slot, value) in calling.context.gprs.iter_mut().zip([result, 0, 0, 0]) {
                     *slot = value;
@@ -33,7 +28,10 @@ impl<P: Platform> Rmm<'_, P> {
 }
 
 /// What the calling REC gets in X0; turns `target` on if that is what was asked for and granted.
-fn answer(calling: &Rec, target: &mut Rec, target_runs: bool, status: PsciStatus) -> Result<u64, ReturnCode> {
+///
+/// That a CPU has claimed one of them does not matter, as long as its granule says what it was entered with: a REC that
+/// runs is runnable there and no PSCI call is pending, and an entry of any other is about to fail without a change.
+fn answer(calling: &Rec, target: &mut Rec, status: PsciStatus) -> Result<u64, ReturnCode> {
     // pending
     let Pending::Psci { regs } = calling.pending() else {
         return Err(ReturnCode::ERROR_INPUT);
@@ -48,7 +46,7 @@ fn answer(calling: &Rec, target: &mut Rec, target_runs: bool, status: PsciStatus
     if calling.owner != target.owner || Mpidr::from_register(named) != Some(target.mpidr()) {
         return Err(ReturnCode::ERROR_INPUT);
     }
-    let is_on = target.is_runnable() || target_runs;
+    let is_on = target.is_runnable();
     match (call, status) {
         (PsciCall::CpuOn { .. }, PsciStatus::SUCCESS) if is_on => {
             Ok(PsciStatus::ALREADY_ON.0.cast_unsigned())
