@@ -4,7 +4,7 @@
 //!
 //! 1. Granules the Host names (UNDELEGATED, DELEGATED, RD, REC), in ascending address order:
 //!    [`GranuleTable::lock_pair`].
-//! 2. Then those found from them, in the order RD, RTT (root to leaf, hand over hand), DATA; and REC, REC_AUX.
+//! 2. Then those found from them, in the order RD, RTT (root to leaf, hand over hand), DATA, REC_AUX; and REC, REC_AUX.
 //!
 //! A granule that turns out to be in another state than the one asked for is released at once, before anything else is
 //! waited for: what the Host names wrongly takes no part in the order.

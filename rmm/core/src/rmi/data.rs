@@ -78,8 +78,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
 
     /// RMI_DATA_DESTROY.
     pub(super) fn data_destroy(&self, rd: u64, ipa: u64) -> Outcome {
-        let mut rd = self.granules.lock(rd, GranuleState::Rd)?;
-        let stage2 = rd.with(&self.platform, |rd: &mut RealmDescriptor| rd.stage2());
+        let (rd, stage2) = self.lock_stage2(rd)?;
         // ipa_align, ipa_bound
         if !ipa.is_multiple_of(GRANULE_SIZE) || !stage2.is_protected(ipa) {
             return Err(ReturnCode::ERROR_INPUT);

@@ -13,7 +13,7 @@ use realm_abi::rmi::{ReturnCode, Ripas, RmiReply, RttEntryState};
 
 impl<'a, P: Platform> Rmm<'a, P> {
     /// Locks an RD; what its realm's stage 2 is.
-    fn lock_stage2(&self, rd: u64) -> Result<(GranuleGuard<'a>, Stage2), ReturnCode> {
+    pub(super) fn lock_stage2(&self, rd: u64) -> Result<(GranuleGuard<'a>, Stage2), ReturnCode> {
         let mut rd = self.granules.lock(rd, GranuleState::Rd)?;
         let stage2 = rd.with(&self.platform, |rd: &mut RealmDescriptor| rd.stage2());
         Ok((rd, stage2))

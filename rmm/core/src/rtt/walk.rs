@@ -130,7 +130,8 @@ impl Walk<'_> {
     }
 
     /// The first half of break-before-make: nothing is mapped, and nothing remembered of what was. The caller keeps the
-    /// table locked until it has set the new entry, so whoever faults on the gap waits for it to close.
+    /// table locked until it has set the new entry, so whoever faults on a gap in protected memory waits for it to close.
+    /// One in unprotected memory is an exit to the Host, which asked for it: whose fault it is the RMM does not look up.
     pub(crate) fn break_entry<P: Platform>(&mut self, rmm: &Rmm<'_, P>, stage2: &Stage2) {
         self.set(rmm, stage2, Rtte::Unassigned { ripas: Ripas::EMPTY });
     }
