@@ -105,12 +105,13 @@ impl FakePlatform {
         BASE + index * GRANULE_SIZE
     }
 
-    /// What `f` makes of the granule at `pa`, which no one else may hold.
+    /// What `f` makes of the granule at `pa`, which no one else may hold. Only 48 bits of an address count, so the same
+    /// memory can serve as a bank above them.
     ///
     /// # Panics
     /// If someone does, or there is no such granule.
     pub fn memory<R>(&self, pa: u64, f: impl FnOnce(&mut Pas, &mut Granule) -> R) -> R {
-        let index = usize::try_from((pa - BASE) / GRANULE_SIZE).expect("an index");
+        let index = usize::try_from(((pa & 0xffff_ffff_ffff) - BASE) / GRANULE_SIZE).expect("an index");
         match self.memory[index].try_lock() {
             Ok(mut granule) => {
                 let (pas, content) = &mut *granule;

@@ -28,9 +28,10 @@ impl<'a, P: Platform> Rmm<'a, P> {
         self.check_params(&params)?;
         let mut content = RealmDescriptor::new(&params, [0; 64]);
         let stage2 = content.stage2();
-        // rtt_align; the table count is a power of two.
+        // rtt_align; the table count is a power of two. Without LPA2 the MMU would walk other tables than those above
+        // 48 bits, which the specification says of all tables but these (rtt_bound2).
         let size = stage2.num_start.saturating_mul(GRANULE_SIZE);
-        if !stage2.base.is_multiple_of(size) {
+        if !stage2.base.is_multiple_of(size) || stage2.base >= stage2.pa_top() {
             return Err(ReturnCode::ERROR_INPUT);
         }
         // alias
@@ -121,8 +122,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
 
     /// RMI_REALM_DESTROY.
     pub(super) fn realm_destroy(&self, rd: u64) -> Outcome {
-        let mut rd = self.granules.lock(rd, GranuleState::Rd)?;
-        let stage2 = rd.with(&self.platform, |rd: &mut RealmDescriptor| rd.stage2());
+        let (rd, stage2) = self.lock_stage2(rd)?;
         let roots = self.lock_roots(&stage2, GranuleState::Rtt)?;
         // realm_live
         if rd.refcount() != 0 || roots.iter().flatten().any(|root| root.refcount() != 0) {

@@ -93,7 +93,8 @@ impl Stage2 {
     }
 
     /// VTCR_EL2 on a machine with `pa_bits` of physical address and, or not, 16-bit VMIDs. NSA is set and NSW clear: bit
-    /// 55 of a descriptor selects the physical address space of what it maps.
+    /// 55 of a descriptor selects the physical address space of what it maps. Without LPA2 more than 48 bits of physical
+    /// address are a reserved value of PS.
     #[must_use]
     pub fn vtcr(&self, pa_bits: u8, vmid16: bool) -> u64 {
         const RES1_NSA: u64 = 1 << 31 | 1 << 30;
@@ -107,6 +108,7 @@ impl Stage2 {
             _ => (3, 0),
         };
         let ps: u64 = match pa_bits {
+            48.. if !self.lpa2 => 5,
             ..=35 => 0,
             36..=39 => 1,
             40..=41 => 2,

@@ -150,3 +150,12 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn ps_has_more_than_48_bits_only_with_lpa2() {
+    let stage2 = |lpa2| Stage2 { base: 0, level_start: 1, num_start: 1, ipa_width: 33, vmid: 0, lpa2 };
+    for (pa_bits, lpa2, ps) in [(44, false, 4), (48, false, 5), (52, false, 5), (48, true, 5), (52, true, 6)]
+    {
+        assert_eq!(stage2(lpa2).vtcr(pa_bits, true) >> 16 & 7, ps, "{pa_bits} bits, LPA2 {lpa2}");
+    }
+}

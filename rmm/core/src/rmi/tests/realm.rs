@@ -133,6 +133,36 @@ fn rtt_align_the_tables_must_be_aligned_to_their_size() {
 }
 
 #[test]
+fn bound2_a_realm_without_lpa2_has_no_granule_above_48_bits() {
+    let entries: Vec<_> = entries().into_iter().chain(super::entries()).collect();
+    let mut machine = FakePlatform::new(GRANULES);
+    (machine.features.lpa2, machine.features.pa_bits) = (true, 52);
+    let low = machine.bank();
+    let high = crate::granule::Bank { base: 1 << 48 | low.base, ..low };
+    let rmm = Rmm::new(machine, &[low, high], &entries).unwrap();
+    let run = |command| rmm.run_command(command).code;
+    let delegated = |addr| {
+        assert!(run(RmiCommand::GranuleDelegate { addr }).is_success());
+        addr
+    };
+    let [rd, root] = [2, 3].map(|index| delegated(FakePlatform::granule(index)));
+    let [rtt, high_root] = [4, 5].map(|index| delegated(1 << 48 | FakePlatform::granule(index)));
+    let create = |root, flags| {
+        let mut params = default_params(root);
+        params.flags = flags;
+        rmm.platform().host_write(PARAMS, params.as_bytes());
+        run(RmiCommand::RealmCreate { rd, params_ptr: PARAMS })
+    };
+    assert_eq!(create(high_root, 0), INPUT);
+    assert_eq!(create(root, 0), ReturnCode::SUCCESS);
+    assert_eq!(run(RmiCommand::RttCreate { rd, rtt, ipa: 0, level: 2 }), INPUT);
+    assert_eq!(run(RmiCommand::DataCreateUnknown { rd, data: rtt, ipa: 0 }), INPUT);
+    assert_eq!(run(RmiCommand::RealmDestroy { rd }), ReturnCode::SUCCESS);
+    assert_eq!(create(high_root, 1), ReturnCode::SUCCESS);
+    assert_eq!(run(RmiCommand::RttCreate { rd, rtt, ipa: 0, level: 2 }), ReturnCode::SUCCESS);
+}
+
+#[test]
 fn rtt_num_level_width_level_and_number_of_tables_must_agree() {
     let entries = entries();
     let w = World::new(&entries);
