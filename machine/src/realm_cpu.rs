@@ -397,10 +397,9 @@ impl RealmCpu<'_> {
     }
 
     fn take_virtual_serror(&mut self) {
-        if let Some(syndrome) = self.controls.virtual_serror
-            && self.context.pstate & PSTATE_A == 0
-        {
-            self.vector(0x180, syndrome::esr(class::SERROR, syndrome & 0x1ff_ffff), None);
+        if self.context.vse != 0 && self.context.pstate & PSTATE_A == 0 {
+            self.context.vse = 0;
+            self.vector(0x180, syndrome::esr(class::SERROR, self.context.vsesr), None);
         }
     }
 

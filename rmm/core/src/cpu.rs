@@ -101,6 +101,11 @@ pub struct CpuContext {
     pub pmu: Pmu,
     /// APIA, APIB, APDA, APDB, APGA, low half first.
     pub pauth_keys: [u64; 10],
+    /// HCR_EL2.VSE: 1 while a virtual SError waits, which it does as long as the realm masks it. Before a run: what to
+    /// load. After it: what was read, 0 if the realm took it.
+    pub vse: u64,
+    /// VSESR_EL2: its syndrome.
+    pub vsesr: u64,
 }
 
 /// EL2 settings for one run, all chosen by the RMM.
@@ -120,8 +125,6 @@ pub struct RunControls {
     pub mask_vtimer: bool,
     /// CNTHCTL_EL2.CNTPMASK: the physical timer does not signal.
     pub mask_ptimer: bool,
-    /// Virtual SError to make pending: VSESR_EL2.
-    pub virtual_serror: Option<u64>,
     /// ZCR_EL2.LEN when the realm has SVE.
     pub sve_vl: Option<u8>,
     /// MDCR_EL2.HPMN when the realm has a PMU.
@@ -137,7 +140,8 @@ pub enum RealmExit {
         esr: u64,
         /// FAR_EL2.
         far: u64,
-        /// HPFAR_EL2.
+        /// HPFAR_EL2 of a stage 2 fault. Hardware leaves it unknown at a permission fault that is not of a stage 1 walk:
+        /// the platform then has to translate FAR_EL2 itself.
         hpfar: u64,
     },
     /// Physical IRQ.

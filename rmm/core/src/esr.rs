@@ -45,6 +45,8 @@ pub(crate) const WFX_TI_TIMEOUT: u64 = 0x2;
 
 /// SError: the rest is implementation defined.
 pub(crate) const SERROR_IDS: u64 = 1 << 24;
+/// SError: all that VSESR_EL2 holds.
+pub(crate) const SERROR_ISS: u64 = 0x1ff_ffff;
 /// SError: asynchronous error type.
 pub(crate) const SERROR_AET: u64 = 0x7 << 10;
 

@@ -48,8 +48,6 @@ impl<P: Platform> Running<'_, '_, P> {
             Pending::HostCall { ipa } if self.complete_host_call(ipa, &enter.gprs) == Next::Exit => {
                 return Next::Exit;
             }
-            // It is given to the realm when it runs.
-            Pending::VirtualSError { .. } => return Next::Resume,
             _ => {}
         }
         self.rec.set_pending(Pending::Nothing);
@@ -125,18 +123,19 @@ impl<P: Platform> Running<'_, '_, P> {
         *x0 = value;
     }
 
-    /// RMM 1.0, REC exit due to SError. What was not contained ends the realm: its state cannot be trusted any more.
+    /// RMM 1.0, REC exit due to SError. What is the realm's own waits for it as a virtual SError. What was not contained
+    /// ends the realm: its state cannot be trusted any more.
     fn serror(&mut self, esr: Syndrome) -> Next {
         self.exit.esr = esr.keep(esr::SERROR_IDS | esr::SERROR_AET | esr::EA | esr::FSC);
         let defined = !esr.has(esr::SERROR_IDS) && esr.fault_status() == SERROR_DFSC;
-        let pending = match esr.0 & esr::SERROR_AET {
-            AET_UNRECOVERABLE | AET_RECOVERABLE if defined => Pending::VirtualSError { esr: esr.0 },
-            AET_CORRECTED | AET_RESTARTABLE if defined => Pending::Nothing,
-            _ => {
-                self.end_realm();
-                Pending::Nothing
+        match esr.0 & esr::SERROR_AET {
+            AET_UNRECOVERABLE | AET_RECOVERABLE if defined => {
+                self.rec.context.vse = 1;
+                self.rec.context.vsesr = esr.0 & esr::SERROR_ISS;
             }
-        };
-        self.exit_with(ExitReason::SERROR, pending)
+            AET_CORRECTED | AET_RESTARTABLE if defined => {}
+            _ => self.end_realm(),
+        }
+        self.exit_for(ExitReason::SERROR)
     }
 }

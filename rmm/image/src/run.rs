@@ -100,10 +100,10 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
     for (wanted, bit) in [(controls.trap_wfi, HCR_TWI), (controls.trap_wfe, HCR_TWE)] {
         hcr |= if wanted { bit } else { 0 };
     }
-    if let Some(syndrome) = controls.virtual_serror {
+    if context.vse != 0 {
         hcr |= HCR_VSE;
         if optional.ras {
-            msr!("S3_4_C5_C2_3", syndrome);
+            msr!("S3_4_C5_C2_3", context.vsesr);
         }
     }
     let mut cnthctl = CNTHCTL;
@@ -131,6 +131,8 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
 }
 
 fn store(optional: &Optional, context: &mut CpuContext, controls: &RunControls) {
+    // The CPU clears VSE when the realm takes the SError.
+    context.vse = u64::from(mrs!("hcr_el2") & HCR_VSE != 0);
     msr!("hcr_el2", HCR_RMM);
     instruction!("isb");
     context.pc = mrs!("elr_el2");

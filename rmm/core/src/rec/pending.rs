@@ -31,11 +31,6 @@ pub(crate) enum Pending {
         /// The call's X0 to X3.
         regs: [u64; 4],
     },
-    /// A virtual SError to be made pending.
-    VirtualSError {
-        /// VSESR_EL2.
-        esr: u64,
-    },
 }
 
 /// A RIPAS change under way.
@@ -68,7 +63,6 @@ const UNPROTECTED_ABORT: u64 = 1;
 const RIPAS_CHANGE: u64 = 2;
 const HOST_CALL: u64 = 3;
 const PSCI: u64 = 4;
-const VIRTUAL_SERROR: u64 = 5;
 
 impl From<Pending> for PendingWords {
     fn from(pending: Pending) -> Self {
@@ -82,7 +76,6 @@ impl From<Pending> for PendingWords {
             }
             Pending::HostCall { ipa } => (HOST_CALL, [ipa, 0, 0, 0]),
             Pending::Psci { regs } => (PSCI, regs),
-            Pending::VirtualSError { esr } => (VIRTUAL_SERROR, [esr, 0, 0, 0]),
         };
         Self { kind, words }
     }
@@ -101,7 +94,6 @@ impl PendingWords {
             }),
             HOST_CALL => Pending::HostCall { ipa: a },
             PSCI => Pending::Psci { regs: self.words },
-            VIRTUAL_SERROR => Pending::VirtualSError { esr: a },
             _ => Pending::Nothing,
         }
     }
@@ -121,7 +113,6 @@ mod tests {
             Pending::RipasChange(RipasChange { addr: 1, top: 2, ripas: Ripas::EMPTY, destroyed: true }),
             Pending::HostCall { ipa: 5 },
             Pending::Psci { regs: [1, 2, 3, 4] },
-            Pending::VirtualSError { esr: 9 },
         ] {
             assert_eq!(PendingWords::from(pending).get(), pending);
         }

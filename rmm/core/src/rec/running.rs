@@ -116,26 +116,20 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
     /// Completes what the last exit left, runs the realm until the Host has to see something, and fills `self.exit`.
     pub(crate) fn run(&mut self, enter: &RecEnter) {
         gic::load(&mut self.rec.context.gic, enter, &self.rmm.cpu);
-        let mut controls = self.controls(EnterFlags::from_bits_retain(enter.flags));
+        let controls = self.controls(EnterFlags::from_bits_retain(enter.flags));
         if self.complete(enter) == Next::Resume {
-            while self.step(&mut controls) == Next::Resume {}
+            while self.step(&controls) == Next::Resume {}
         }
         self.report();
     }
 
     /// One run of the realm, up to what it did.
-    fn step(&mut self, controls: &mut RunControls) -> Next {
+    fn step(&mut self, controls: &RunControls) -> Next {
         let platform = &self.rmm.platform;
-        let pending = self.rec.pending();
         // A timer whose output is not what the Host was told of last (RMM 1.0, realm timers).
         if Outputs::at(&self.rec.context.timers, platform.counter()) != self.rec.timer_outputs() {
-            return self.exit_with(ExitReason::IRQ, pending);
+            return self.exit_for(ExitReason::IRQ);
         }
-        controls.virtual_serror = match pending {
-            Pending::VirtualSError { esr } => Some(esr),
-            _ => None,
-        };
-        self.rec.set_pending(Pending::Nothing);
         let (context, simd) = self.rec.context_and_simd();
         let exit = platform.run_realm(context, controls, simd);
         self.handle(exit)
@@ -153,7 +147,6 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
             // What the Host knows of already must not exit again and again.
             mask_vtimer: reported.virtual_timer,
             mask_ptimer: reported.physical_timer,
-            virtual_serror: None,
             sve_vl: self.realm.sve_vl,
             pmu_counters: self.realm.pmu_counters,
         }

@@ -22,7 +22,6 @@ fn an_entry_runs_the_rec_with_its_realms_controls() {
     assert_eq!(controls.vmpidr, 1 << 31);
     assert_eq!((controls.trap_wfi, controls.trap_wfe), (true, false));
     assert_eq!((controls.sve_vl, controls.pmu_counters), (None, Some(3)));
-    assert_eq!(controls.virtual_serror, None);
 }
 
 #[test]

@@ -1,5 +1,4 @@
 use super::*;
-use std::sync::mpsc;
 
 #[test]
 fn interrupts_show_nothing_but_that_they_came() {
@@ -72,13 +71,9 @@ fn an_serror_is_reported_and_given_to_the_realm_if_it_is_its_own() {
             exit.exit_reason = ExitReason::SERROR;
             exit.esr = 0x2f << 26 | aet << 10 | 1 << 9 | 0x11;
         });
-        let (sender, receiver) = mpsc::channel();
-        for _ in 0..2 {
-            let sender = sender.clone();
-            vm.enter(std::vec![observes(move |controls| sender.send(controls.virtual_serror).unwrap())]);
-        }
-        assert_eq!(receiver.recv().unwrap(), injected.then_some(esr));
-        assert_eq!(receiver.recv().unwrap(), None);
+        let context = vm.content().context;
+        assert_eq!((context.vse, context.vsesr), if injected { (1, esr & 0x1ff_ffff) } else { (0, 0) });
+        w.change_rec(vm.rec, |rec| (rec.context.vse, rec.context.vsesr) = (0, 0));
     }
 }
 
@@ -141,7 +136,25 @@ fn an_serror_waits_for_the_realm_to_run() {
     // The timer comes first, and the realm does not run.
     w.machine().counter.store(1000, Ordering::Relaxed);
     assert_eq!(vm.enter(Vec::new()).cntv_ctl, 5);
-    let (sender, receiver) = mpsc::channel();
-    vm.enter(std::vec![observes(move |controls| sender.send(controls.virtual_serror).unwrap())]);
-    assert_eq!(receiver.recv().unwrap(), Some(esr));
+    assert_eq!(vm.content().context.vse, 1);
+}
+
+#[test]
+fn an_serror_a_realm_masks_waits_until_the_realm_takes_it() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::new(&w);
+    let esr = 0x2f << 26 | 1 << 10 | 0x11;
+    vm.enter(std::vec![happens(RealmExit::SError { esr })]);
+    // The realm runs with SErrors masked, makes a call, and is interrupted.
+    let sees =
+        move |context: &mut CpuContext| assert_eq!((context.vse, context.vsesr), (1, esr & 0x1ff_ffff));
+    let call = RealmExit::Sync { esr: esr::EC_SMC << 26, far: 0, hpfar: 0 };
+    vm.enter(std::vec![does(sees, call), does(sees, RealmExit::Irq)]);
+    let takes = move |context: &mut CpuContext| {
+        sees(context);
+        context.vse = 0;
+    };
+    vm.enter(std::vec![does(takes, RealmExit::Irq)]);
+    vm.enter(std::vec![does(|context| assert_eq!(context.vse, 0), RealmExit::Irq)]);
 }
