@@ -89,8 +89,8 @@ fn id_register<P: Platform>(platform: &P, realm: &Realm, reg: SysReg) -> u64 {
             let sve = if realm.sve_vl.is_none() { field(35, 32) } else { 0 };
             hardware() & !(field(47, 44) | sve)
         }
-        // MTE and SME.
-        ID_AA64PFR1_EL1 => hardware() & !(field(11, 8) | field(27, 24)),
+        // MTE and SME; THE, GCS and PFAR, whose registers are not switched; and what says more of MTE.
+        ID_AA64PFR1_EL1 => hardware() & !(field(11, 8) | field(27, 24) | field(55, 40) | field(63, 60)),
         ID_AA64ZFR0_EL1 if realm.sve_vl.is_some() => hardware(),
         ID_AA64DFR0_EL1 => debug_features(hardware(), realm),
         ID_AA64DFR1_EL1 => {

@@ -37,7 +37,13 @@ fn id_registers_describe_a_realm_without_sve_and_pmu() {
     let pfr0 = read(&vm, id(4, 0));
     assert_eq!((nibble(pfr0, 32), nibble(pfr0, 44)), (0, 0), "SVE and AMU");
     assert_eq!(pfr0 | 0xf << 32 | 0xf << 44, u64::MAX);
-    assert_eq!(read(&vm, id(4, 1)), !(0xf << 8 | 0xf << 24), "MTE and SME");
+    let pfr1 = read(&vm, id(4, 1));
+    for (hidden, what) in
+        [(8, "MTE"), (24, "SME"), (40, "MTE_frac"), (44, "GCS"), (48, "THE"), (52, "MTEX"), (60, "PFAR")]
+    {
+        assert_eq!(nibble(pfr1, hidden), 0, "{what}");
+    }
+    assert_eq!(pfr1.count_ones(), 64 - 7 * 4);
     assert_eq!(read(&vm, id(4, 4)), 0, "SVE features");
     assert_eq!(read(&vm, id(4, 5)), 0, "SME features");
     let dfr0 = read(&vm, id(5, 0));
