@@ -2,13 +2,12 @@
 //! and holds the platform's keys.
 
 pub mod keys;
-mod token;
 
 use crate::fault::{FaultPlan, Point};
 use crate::memory::{Memory, Pas, TransitionError};
 use realm_abi::smccc;
-
-pub use token::TokenError;
+use realm_monitor::attest::{self, Platform, TokenError};
+use sha2::{Digest, Sha256};
 
 /// RMM-EL3 return codes (RMM-EL3 communication specification).
 pub mod code {
@@ -77,9 +76,13 @@ impl El3 {
     /// # Errors
     /// INVAL for a challenge that is not 32, 48 or 64 bytes, NOMEM if `out` is too short.
     pub fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, i64> {
-        let token = token::platform_token(challenge).map_err(|_| code::INVAL)?;
-        out.get_mut(..token.len()).ok_or(code::NOMEM)?.copy_from_slice(&token);
-        Ok(token.len())
+        let measure = |kind: &str| Sha256::digest(format!("realmkit machine: {kind}")).into();
+        let components = [("EL3", measure("EL3")), ("RMM", measure("RMM"))];
+        let platform = Platform { config: "in one process", components: &components };
+        attest::platform_token(&platform, challenge, out).map_err(|error| match error {
+            TokenError::Challenge(_) => code::INVAL,
+            TokenError::NoRoom => code::NOMEM,
+        })
     }
 }
 

@@ -1,23 +1,10 @@
-//! Test keys of this machine. They protect nothing: whoever reads this file has them. A platform has its own.
+//! Test keys of this machine: those of the monitor.
 
 use p384::SecretKey;
-use p384::ecdsa::SigningKey;
 use p384::pkcs8::{EncodePublicKey, LineEnding};
+use realm_monitor::attest::keys::PLATFORM_KEY;
 
-/// The private scalar of the Realm Attestation Key, big-endian: RMM_ATTEST_GET_REALM_KEY.
-pub const REALM_ATTESTATION_KEY: [u8; 48] = *b"realmkit TEST realm attestation key: not secret!";
-
-/// The private scalar of the key that signs platform tokens (the Initial Attestation Key), big-endian.
-const PLATFORM_KEY: [u8; 48] = *b"realmkit TEST platform attestation key: no secre";
-
-/// The key that signs platform tokens.
-///
-/// # Panics
-/// Never: the scalar is constant and below the order of P-384.
-#[must_use]
-pub fn platform_signing_key() -> SigningKey {
-    SigningKey::from(SecretKey::from_slice(&PLATFORM_KEY).expect("a constant below the order"))
-}
+pub use realm_monitor::attest::keys::REALM_ATTESTATION_KEY;
 
 /// The public half of the key that signs platform tokens, PEM SubjectPublicKeyInfo: what a verifier trusts.
 ///
