@@ -35,7 +35,9 @@ pub fn run(options: &Options) -> Result {
     if let Some(initrd) = initrd {
         command.arg("--initrd").arg(initrd);
     }
-    shell::run(command.args(&options.realm_options))
+    shell::run(command.args(&options.realm_options))?;
+    eprintln!("The firmware runs on an emulated machine too: `cargo xtask boot`.");
+    Ok(())
 }
 
 /// Builds the `realm` command and returns where it is.

@@ -60,6 +60,14 @@ pub struct Board {
 }
 
 impl Board {
+    /// A board with this memory, in ascending order, and so many CPUs; `None` for more than [`MAX_BANKS`] banks.
+    #[must_use]
+    pub fn new(banks: &[Range], cpus: usize) -> Option<Self> {
+        let mut board = Self { banks: [Range::new(0, 0); MAX_BANKS], bank_count: banks.len(), cpus };
+        board.banks.get_mut(..banks.len())?.copy_from_slice(banks);
+        Some(board)
+    }
+
     /// The memory, in ascending order.
     #[must_use]
     pub fn banks(&self) -> &[Range] {

@@ -123,3 +123,6 @@ pub fn assign(gpt: &Gpt<'_>, board: &Board) -> Result<(), LayoutError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What EL3 does for the RMM (RMM-EL3 interface, reference chapter 8.5): granules change hands, keys and tokens are given
+//! What EL3 does for the RMM (RMM-EL3 communication interface): granules change hands, keys and tokens are given
 //! out through the shared buffer.
 
 use crate::attest::{self, Platform, REALM_ATTESTATION_KEY, TOKEN_MAX, TokenError};
@@ -152,8 +152,8 @@ impl Services {
         }
     }
 
-    /// Memory from the end of the RMM's range, downwards. The reference leaves the shape of the flags open; this reads the
-    /// logarithm of the alignment from bits 63:56 and ignores the rest, which are hints.
+    /// Memory from the end of the RMM's range, downwards. The shape of the flags is not written
+    /// down where we could read it; this reads the logarithm of the alignment from bits 63:56 and ignores the rest, which are hints.
     fn reserve(&self, size: u64, flags: u64) -> Result<[u64; 3], El3Code> {
         let alignment = 1_u64.checked_shl((flags >> 56) as u32).ok_or(El3Code::INVAL)?.max(GRANULE_SIZE);
         if size == 0 || !size.is_multiple_of(GRANULE_SIZE) {
