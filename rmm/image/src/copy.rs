@@ -47,6 +47,47 @@ global_asm!(
     "    ret",
 );
 
+// What the compiler calls for larger values. Its own is made for CPUs that may not access memory unaligned.
+global_asm!(
+    ".section .text.memory, \"ax\"",
+    ".global memcpy",
+    ".global memset",
+    ".balign 64",
+    "memcpy:",
+    "    mov x15, x0",
+    "    mov x14, x30",
+    "    bl rmm_copy",
+    "    mov x0, x15",
+    "    ret x14",
+    "memset:",
+    "    mov x15, x0",
+    "    and x3, x1, #0xff",
+    "    orr x3, x3, x3, lsl #8",
+    "    orr x3, x3, x3, lsl #16",
+    "    orr x3, x3, x3, lsl #32",
+    "    subs x2, x2, #64",
+    "    b.lo 2f",
+    "1:  stp x3, x3, [x0]",
+    "    stp x3, x3, [x0, #16]",
+    "    stp x3, x3, [x0, #32]",
+    "    stp x3, x3, [x0, #48]",
+    "    add x0, x0, #64",
+    "    subs x2, x2, #64",
+    "    b.hs 1b",
+    "2:  adds x2, x2, #56",
+    "    b.lo 4f",
+    "3:  str x3, [x0], #8",
+    "    subs x2, x2, #8",
+    "    b.hs 3b",
+    "4:  adds x2, x2, #8",
+    "    b.eq 6f",
+    "5:  strb w3, [x0], #1",
+    "    subs x2, x2, #1",
+    "    b.ne 5b",
+    "6:  mov x0, x15",
+    "    ret",
+);
+
 unsafe extern "C" {
     fn rmm_copy(to: *mut u8, from: *const u8, bytes: usize) -> u64;
 }

@@ -1,13 +1,210 @@
-//! SHA-2: portable for now.
+//! SHA-2 with the CPU's instructions where there are any, else portable.
+//!
+//! The registers are the Non-secure world's, whole vectors of them: they are saved around it.
 
 use crate::features::Optional;
+use crate::run::with_vectors;
+use core::arch::global_asm;
+
+global_asm!(
+    ".section .text.hash, \"ax\"",
+    ".arch_extension sha2",
+    ".arch_extension sha3",
+    ".balign 16",
+    "sha256_constants:",
+    "    .word 0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5",
+    "    .word 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5",
+    "    .word 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3",
+    "    .word 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174",
+    "    .word 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc",
+    "    .word 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da",
+    "    .word 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7",
+    "    .word 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967",
+    "    .word 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13",
+    "    .word 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85",
+    "    .word 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3",
+    "    .word 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070",
+    "    .word 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5",
+    "    .word 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3",
+    "    .word 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208",
+    "    .word 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2",
+    "sha512_constants:",
+    "    .quad 0x428a2f98d728ae22, 0x7137449123ef65cd, 0xb5c0fbcfec4d3b2f, 0xe9b5dba58189dbbc",
+    "    .quad 0x3956c25bf348b538, 0x59f111f1b605d019, 0x923f82a4af194f9b, 0xab1c5ed5da6d8118",
+    "    .quad 0xd807aa98a3030242, 0x12835b0145706fbe, 0x243185be4ee4b28c, 0x550c7dc3d5ffb4e2",
+    "    .quad 0x72be5d74f27b896f, 0x80deb1fe3b1696b1, 0x9bdc06a725c71235, 0xc19bf174cf692694",
+    "    .quad 0xe49b69c19ef14ad2, 0xefbe4786384f25e3, 0x0fc19dc68b8cd5b5, 0x240ca1cc77ac9c65",
+    "    .quad 0x2de92c6f592b0275, 0x4a7484aa6ea6e483, 0x5cb0a9dcbd41fbd4, 0x76f988da831153b5",
+    "    .quad 0x983e5152ee66dfab, 0xa831c66d2db43210, 0xb00327c898fb213f, 0xbf597fc7beef0ee4",
+    "    .quad 0xc6e00bf33da88fc2, 0xd5a79147930aa725, 0x06ca6351e003826f, 0x142929670a0e6e70",
+    "    .quad 0x27b70a8546d22ffc, 0x2e1b21385c26c926, 0x4d2c6dfc5ac42aed, 0x53380d139d95b3df",
+    "    .quad 0x650a73548baf63de, 0x766a0abb3c77b2a8, 0x81c2c92e47edaee6, 0x92722c851482353b",
+    "    .quad 0xa2bfe8a14cf10364, 0xa81a664bbc423001, 0xc24b8b70d0f89791, 0xc76c51a30654be30",
+    "    .quad 0xd192e819d6ef5218, 0xd69906245565a910, 0xf40e35855771202a, 0x106aa07032bbd1b8",
+    "    .quad 0x19a4c116b8d2d0c8, 0x1e376c085141ab53, 0x2748774cdf8eeb99, 0x34b0bcb5e19b48a8",
+    "    .quad 0x391c0cb3c5c95a63, 0x4ed8aa4ae3418acb, 0x5b9cca4f7763e373, 0x682e6ff3d6b2b8a3",
+    "    .quad 0x748f82ee5defb2fc, 0x78a5636f43172f60, 0x84c87814a1f0ab72, 0x8cc702081a6439ec",
+    "    .quad 0x90befffa23631e28, 0xa4506cebde82bde9, 0xbef9a3f7b2c67915, 0xc67178f2e372532b",
+    "    .quad 0xca273eceea26619c, 0xd186b8c721c0c207, 0xeada7dd6cde0eb1e, 0xf57d4f7fee6ed178",
+    "    .quad 0x06f067aa72176fba, 0x0a637dc5a2c898a6, 0x113f9804bef90dae, 0x1b710b35131c471b",
+    "    .quad 0x28db77f523047d84, 0x32caab7b40c72493, 0x3c9ebe0a15c9bebc, 0x431d67c49c100d4c",
+    "    .quad 0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817",
+    // Four rounds: message words m0 to m3, constants k. The schedule goes on in m0.
+    ".macro rounds256_last m0, m1, m2, m3, k",
+    "    add v8.4s, v\\m0\\().4s, v\\k\\().4s",
+    "    mov v9.16b, v4.16b",
+    "    sha256h q4, q5, v8.4s",
+    "    sha256h2 q5, q9, v8.4s",
+    ".endm",
+    ".macro rounds256 m0, m1, m2, m3, k",
+    "    rounds256_last \\m0, \\m1, \\m2, \\m3, \\k",
+    "    sha256su0 v\\m0\\().4s, v\\m1\\().4s",
+    "    sha256su1 v\\m0\\().4s, v\\m2\\().4s, v\\m3\\().4s",
+    ".endm",
+    // x0: state, x1: blocks, x2: how many, not 0.
+    ".global rmm_sha256",
+    "rmm_sha256:",
+    "    adr x3, sha256_constants",
+    "    ld1 {{v16.4s, v17.4s, v18.4s, v19.4s}}, [x3], #64",
+    "    ld1 {{v20.4s, v21.4s, v22.4s, v23.4s}}, [x3], #64",
+    "    ld1 {{v24.4s, v25.4s, v26.4s, v27.4s}}, [x3], #64",
+    "    ld1 {{v28.4s, v29.4s, v30.4s, v31.4s}}, [x3]",
+    "    ld1 {{v4.4s, v5.4s}}, [x0]",
+    "1:  ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [x1], #64",
+    "    mov v6.16b, v4.16b",
+    "    mov v7.16b, v5.16b",
+    "    rev32 v0.16b, v0.16b",
+    "    rev32 v1.16b, v1.16b",
+    "    rev32 v2.16b, v2.16b",
+    "    rev32 v3.16b, v3.16b",
+    "rounds256 0, 1, 2, 3, 16",
+    "rounds256 1, 2, 3, 0, 17",
+    "rounds256 2, 3, 0, 1, 18",
+    "rounds256 3, 0, 1, 2, 19",
+    "rounds256 0, 1, 2, 3, 20",
+    "rounds256 1, 2, 3, 0, 21",
+    "rounds256 2, 3, 0, 1, 22",
+    "rounds256 3, 0, 1, 2, 23",
+    "rounds256 0, 1, 2, 3, 24",
+    "rounds256 1, 2, 3, 0, 25",
+    "rounds256 2, 3, 0, 1, 26",
+    "rounds256 3, 0, 1, 2, 27",
+    "rounds256_last 0, 1, 2, 3, 28",
+    "rounds256_last 1, 2, 3, 0, 29",
+    "rounds256_last 2, 3, 0, 1, 30",
+    "rounds256_last 3, 0, 1, 2, 31",
+    "    add v4.4s, v4.4s, v6.4s",
+    "    add v5.4s, v5.4s, v7.4s",
+    "    subs x2, x2, #1",
+    "    b.ne 1b",
+    "    st1 {{v4.4s, v5.4s}}, [x0]",
+    "    ret",
+    // Two rounds: state words in pairs a to d, e gets the new third pair; message words m0 and those the schedule needs.
+    ".macro rounds512_head a, b, c, d, e, m0",
+    "    ldr q20, [x3], #16",
+    "    add v5.2d, v20.2d, v\\m0\\().2d",
+    "    ext v6.16b, v\\c\\().16b, v\\d\\().16b, #8",
+    "    ext v5.16b, v5.16b, v5.16b, #8",
+    "    ext v7.16b, v\\b\\().16b, v\\c\\().16b, #8",
+    "    add v\\d\\().2d, v\\d\\().2d, v5.2d",
+    "    sha512h q\\d, q6, v7.2d",
+    ".endm",
+    ".macro rounds512_last a, b, c, d, e, m0",
+    "    rounds512_head \\a, \\b, \\c, \\d, \\e, \\m0",
+    "    add v\\e\\().2d, v\\b\\().2d, v\\d\\().2d",
+    "    sha512h2 q\\d, q\\b, v\\a\\().2d",
+    ".endm",
+    ".macro rounds512 a, b, c, d, e, m0, m1, m7, m4, m5",
+    "    rounds512_last \\a, \\b, \\c, \\d, \\e, \\m0",
+    "    ext v5.16b, v\\m4\\().16b, v\\m5\\().16b, #8",
+    "    sha512su0 v\\m0\\().2d, v\\m1\\().2d",
+    "    sha512su1 v\\m0\\().2d, v\\m7\\().2d, v5.2d",
+    ".endm",
+    // As rmm_sha256.
+    ".global rmm_sha512",
+    "rmm_sha512:",
+    "    ld1 {{v0.2d, v1.2d, v2.2d, v3.2d}}, [x0]",
+    "1:  adr x3, sha512_constants",
+    "    ld1 {{v12.16b, v13.16b, v14.16b, v15.16b}}, [x1], #64",
+    "    ld1 {{v16.16b, v17.16b, v18.16b, v19.16b}}, [x1], #64",
+    "    .irp n, 12, 13, 14, 15, 16, 17, 18, 19",
+    "    rev64 v\\n\\().16b, v\\n\\().16b",
+    "    .endr",
+    "    mov v8.16b, v0.16b",
+    "    mov v9.16b, v1.16b",
+    "    mov v10.16b, v2.16b",
+    "    mov v11.16b, v3.16b",
+    "rounds512 0, 1, 2, 3, 4, 12, 13, 19, 16, 17",
+    "rounds512 3, 0, 4, 2, 1, 13, 14, 12, 17, 18",
+    "rounds512 2, 3, 1, 4, 0, 14, 15, 13, 18, 19",
+    "rounds512 4, 2, 0, 1, 3, 15, 16, 14, 19, 12",
+    "rounds512 1, 4, 3, 0, 2, 16, 17, 15, 12, 13",
+    "rounds512 0, 1, 2, 3, 4, 17, 18, 16, 13, 14",
+    "rounds512 3, 0, 4, 2, 1, 18, 19, 17, 14, 15",
+    "rounds512 2, 3, 1, 4, 0, 19, 12, 18, 15, 16",
+    "rounds512 4, 2, 0, 1, 3, 12, 13, 19, 16, 17",
+    "rounds512 1, 4, 3, 0, 2, 13, 14, 12, 17, 18",
+    "rounds512 0, 1, 2, 3, 4, 14, 15, 13, 18, 19",
+    "rounds512 3, 0, 4, 2, 1, 15, 16, 14, 19, 12",
+    "rounds512 2, 3, 1, 4, 0, 16, 17, 15, 12, 13",
+    "rounds512 4, 2, 0, 1, 3, 17, 18, 16, 13, 14",
+    "rounds512 1, 4, 3, 0, 2, 18, 19, 17, 14, 15",
+    "rounds512 0, 1, 2, 3, 4, 19, 12, 18, 15, 16",
+    "rounds512 3, 0, 4, 2, 1, 12, 13, 19, 16, 17",
+    "rounds512 2, 3, 1, 4, 0, 13, 14, 12, 17, 18",
+    "rounds512 4, 2, 0, 1, 3, 14, 15, 13, 18, 19",
+    "rounds512 1, 4, 3, 0, 2, 15, 16, 14, 19, 12",
+    "rounds512 0, 1, 2, 3, 4, 16, 17, 15, 12, 13",
+    "rounds512 3, 0, 4, 2, 1, 17, 18, 16, 13, 14",
+    "rounds512 2, 3, 1, 4, 0, 18, 19, 17, 14, 15",
+    "rounds512 4, 2, 0, 1, 3, 19, 12, 18, 15, 16",
+    "rounds512 1, 4, 3, 0, 2, 12, 13, 19, 16, 17",
+    "rounds512 0, 1, 2, 3, 4, 13, 14, 12, 17, 18",
+    "rounds512 3, 0, 4, 2, 1, 14, 15, 13, 18, 19",
+    "rounds512 2, 3, 1, 4, 0, 15, 16, 14, 19, 12",
+    "rounds512 4, 2, 0, 1, 3, 16, 17, 15, 12, 13",
+    "rounds512 1, 4, 3, 0, 2, 17, 18, 16, 13, 14",
+    "rounds512 0, 1, 2, 3, 4, 18, 19, 17, 14, 15",
+    "rounds512 3, 0, 4, 2, 1, 19, 12, 18, 15, 16",
+    "rounds512_last 2, 3, 1, 4, 0, 12",
+    "rounds512_last 4, 2, 0, 1, 3, 13",
+    "rounds512_last 1, 4, 3, 0, 2, 14",
+    "rounds512_last 0, 1, 2, 3, 4, 15",
+    "rounds512_last 3, 0, 4, 2, 1, 16",
+    "rounds512_last 2, 3, 1, 4, 0, 17",
+    "rounds512_last 4, 2, 0, 1, 3, 18",
+    "rounds512_last 1, 4, 3, 0, 2, 19",
+    "    add v0.2d, v0.2d, v8.2d",
+    "    add v1.2d, v1.2d, v9.2d",
+    "    add v2.2d, v2.2d, v10.2d",
+    "    add v3.2d, v3.2d, v11.2d",
+    "    subs x2, x2, #1",
+    "    b.ne 1b",
+    "    st1 {{v0.2d, v1.2d, v2.2d, v3.2d}}, [x0]",
+    "    ret",
+);
+
+unsafe extern "C" {
+    fn rmm_sha256(state: *mut [u32; 8], blocks: *const [u8; 64], count: usize);
+    fn rmm_sha512(state: *mut [u64; 8], blocks: *const [u8; 128], count: usize);
+}
 
 /// Blocks of SHA-256.
-pub fn sha256(_: &Optional, state: &mut [u32; 8], blocks: &[[u8; 64]]) {
-    sha2::block_api::compress256(state, blocks);
+pub fn sha256(cpu: &Optional, state: &mut [u32; 8], blocks: &[[u8; 64]]) {
+    if !cpu.sha256 {
+        sha2::block_api::compress256(state, blocks);
+    } else if !blocks.is_empty() {
+        // SAFETY: the CPU has the instructions, the state and so many blocks are there, and the registers are saved.
+        with_vectors(cpu, || unsafe { rmm_sha256(state, blocks.as_ptr(), blocks.len()) });
+    }
 }
 
 /// Blocks of SHA-512.
-pub fn sha512(_: &Optional, state: &mut [u64; 8], blocks: &[[u8; 128]]) {
-    sha2::block_api::compress512(state, blocks);
+pub fn sha512(cpu: &Optional, state: &mut [u64; 8], blocks: &[[u8; 128]]) {
+    if !cpu.sha512 {
+        sha2::block_api::compress512(state, blocks);
+    } else if !blocks.is_empty() {
+        // SAFETY: as for SHA-256.
+        with_vectors(cpu, || unsafe { rmm_sha512(state, blocks.as_ptr(), blocks.len()) });
+    }
 }

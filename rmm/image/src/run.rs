@@ -5,7 +5,7 @@ mod gic;
 mod pmu;
 mod simd;
 
-pub use simd::{SimdArea, area_size, with_simd};
+pub use simd::{SimdArea, area_size, with_simd, with_vectors};
 
 use crate::boot::HCR_RMM;
 use crate::features::Optional;

@@ -15,6 +15,9 @@ use realm_rmm::cpu::RunControls;
 const CPTR_TRAPS: u64 = 1 << 30 | 1 << 28;
 const CPTR_FPEN: u64 = 0b11 << 20;
 const CPTR_ZEN: u64 = 0b11 << 16;
+const CPTR_SMEN: u64 = 0b11 << 24;
+/// SVCR.SM: the registers are those of the streaming mode.
+const SVCR_SM: u64 = 1;
 
 const EC_SIMD: u64 = 0x07;
 const EC_SVE: u64 = 0x19;
@@ -85,6 +88,7 @@ global_asm!(
     "    ldp q28, q29, [x0, #448]",
     "    ldp q30, q31, [x0, #480]",
     "    ret",
+    // x1: 0 for the vectors alone, 1 for the predicates too, 2 for FFR too.
     ".global rmm_sve_save",
     "rmm_sve_save:",
     "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
@@ -93,15 +97,17 @@ global_asm!(
     "    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
     "    str z\\n, [x0, #\\n, mul vl]",
     "    .endr",
+    "    cbz x1, 1f",
     "    addvl x0, x0, #31",
     "    addvl x0, x0, #1",
     "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     "    str p\\n, [x0, #\\n, mul vl]",
     "    .endr",
+    "    tbz x1, #1, 1f",
     "    rdffr p0.b",
     "    str p0, [x0, #16, mul vl]",
     "    ldr p0, [x0]",
-    "    ret",
+    "1:  ret",
     ".global rmm_sve_load",
     "rmm_sve_load:",
     "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
@@ -110,14 +116,16 @@ global_asm!(
     "    .irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
     "    ldr z\\n, [x0, #\\n, mul vl]",
     "    .endr",
+    "    cbz x1, 2f",
     "    addvl x0, x0, #31",
     "    addvl x0, x0, #1",
+    "    tbz x1, #1, 1f",
     "    ldr p0, [x0, #16, mul vl]",
     "    wrffr p0.b",
-    "    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "1:  .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     "    ldr p\\n, [x0, #\\n, mul vl]",
     "    .endr",
-    "    ret",
+    "2:  ret",
     // What a shorter vector length would hide, and a longer one show again.
     ".global rmm_sve_clear",
     "rmm_sve_clear:",
@@ -135,14 +143,20 @@ global_asm!(
 unsafe extern "C" {
     fn rmm_simd_save(registers: *mut u8);
     fn rmm_simd_load(registers: *const u8);
-    fn rmm_sve_save(registers: *mut u8);
-    fn rmm_sve_load(registers: *const u8);
+    fn rmm_sve_save(registers: *mut u8, what: u64);
+    fn rmm_sve_load(registers: *const u8, what: u64);
     fn rmm_sve_clear();
 }
 
-/// Makes every use of SIMD trap, the RMM's own too.
+/// Makes every use of SIMD trap, the RMM's own too; only whether there is a streaming mode can be asked.
 pub fn trap_all() {
-    msr!("cptr_el2", CPTR_TRAPS);
+    msr!("cptr_el2", CPTR_TRAPS | CPTR_SMEN);
+    instruction!("isb");
+}
+
+/// Lets a realm use what is in `allowed`, and no SME.
+fn trap_realm(allowed: u64) {
+    msr!("cptr_el2", CPTR_TRAPS | allowed);
     instruction!("isb");
 }
 
@@ -155,25 +169,47 @@ pub fn with_simd<R>(sve: bool, f: impl FnOnce() -> R) -> R {
 }
 
 fn allow(sve: bool) {
-    msr!("cptr_el2", CPTR_TRAPS | CPTR_FPEN | if sve { CPTR_ZEN } else { 0 });
+    msr!("cptr_el2", CPTR_TRAPS | CPTR_SMEN | CPTR_FPEN | if sve { CPTR_ZEN } else { 0 });
     instruction!("isb");
 }
 
-/// Stores registers; `SVE` says which.
+/// Which registers there are to save or load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Registers {
+    Simd,
+    /// Z0 to Z31, which SIMD registers are part of.
+    Vectors,
+    /// And the predicates: in streaming mode, which has no FFR.
+    Streaming,
+    /// And FFR.
+    Sve,
+}
+
+impl Registers {
+    const fn sve_part(self) -> u64 {
+        match self {
+            Self::Simd | Self::Vectors => 0,
+            Self::Streaming => 1,
+            Self::Sve => 2,
+        }
+    }
+}
+
+/// Stores registers.
 ///
 /// # Safety
 /// They must be usable and `area` valid for writes of the area for their length.
-unsafe fn save(area: *mut u8, sve: bool) {
+unsafe fn save(area: *mut u8, registers: Registers) {
     let control: [u64; 2] = [mrs!("S3_3_C4_C4_1"), mrs!("S3_3_C4_C4_0")];
     // SAFETY: as the caller promises; the head has room for more.
     unsafe { area.cast::<[u64; 2]>().write(control) };
-    let registers = area.wrapping_add(HEAD);
-    if sve {
+    let to = area.wrapping_add(HEAD);
+    if registers == Registers::Simd {
         // SAFETY: as the caller promises.
-        unsafe { rmm_sve_save(registers) };
+        unsafe { rmm_simd_save(to) };
     } else {
         // SAFETY: as the caller promises.
-        unsafe { rmm_simd_save(registers) };
+        unsafe { rmm_sve_save(to, registers.sve_part()) };
     }
 }
 
@@ -181,19 +217,63 @@ unsafe fn save(area: *mut u8, sve: bool) {
 ///
 /// # Safety
 /// As for [`save`].
-unsafe fn load(area: *const u8, sve: bool) {
+unsafe fn load(area: *const u8, registers: Registers) {
     // SAFETY: as the caller promises.
     let [status, control] = unsafe { area.cast::<[u64; 2]>().read() };
-    msr!("S3_3_C4_C4_1", status);
-    msr!("S3_3_C4_C4_0", control);
-    let registers = area.wrapping_add(HEAD);
-    if sve {
+    let from = area.wrapping_add(HEAD);
+    if registers == Registers::Simd {
         // SAFETY: as the caller promises.
-        unsafe { rmm_sve_load(registers) };
+        unsafe { rmm_simd_load(from) };
     } else {
         // SAFETY: as the caller promises.
-        unsafe { rmm_simd_load(registers) };
+        unsafe { rmm_sve_load(from, registers.sve_part()) };
     }
+    msr!("S3_3_C4_C4_1", status);
+    msr!("S3_3_C4_C4_0", control);
+}
+
+/// The Non-secure world's registers, saved in this CPU's area. It may call in streaming mode, which would make SIMD
+/// instructions trap: it is left, and entered again afterwards.
+struct Host {
+    registers: Registers,
+    svcr: u64,
+}
+
+impl Host {
+    /// Saves them; they must be usable.
+    fn save(cpu: &Optional, all: bool) -> Self {
+        let svcr = if cpu.sme { mrs!("S3_3_C4_C2_2") } else { 0 };
+        let registers = match (svcr & SVCR_SM != 0, cpu.sve, all) {
+            (true, ..) => Registers::Streaming,
+            (false, true, true) => Registers::Sve,
+            (false, true, false) => Registers::Vectors,
+            (false, false, _) => Registers::Simd,
+        };
+        // SAFETY: they are usable, and the area has room for any vector length.
+        unsafe { save(slots::area().simd.address(), registers) };
+        if registers == Registers::Streaming {
+            msr!("S3_3_C4_C2_2", svcr & !SVCR_SM);
+        }
+        Self { registers, svcr }
+    }
+
+    /// Restores them.
+    fn restore(&self) {
+        if self.registers == Registers::Streaming {
+            msr!("S3_3_C4_C2_2", self.svcr);
+        }
+        // SAFETY: as they were saved.
+        unsafe { load(slots::area().simd.address(), self.registers) };
+    }
+}
+
+/// Runs `f`, which may change the vector registers, but no predicates.
+pub fn with_vectors(cpu: &Optional, f: impl FnOnce()) {
+    with_simd(cpu.sve, || {
+        let host = Host::save(cpu, false);
+        f();
+        host.restore();
+    });
 }
 
 /// Where ZCR_EL1 is in an area, in words.
@@ -201,18 +281,29 @@ const ZCR_EL1: usize = 2;
 
 /// The SIMD registers during one run.
 pub struct Lazy<'a> {
-    has_sve: bool,
+    cpu: &'a Optional,
     /// ZCR_EL2.LEN, if the realm has SVE.
     realm_sve: Option<u8>,
     /// The realm's area.
     granules: &'a [u64],
-    /// The Non-secure world's ZCR_EL2 and ZCR_EL1, while the registers are the realm's.
-    host: Option<[u64; 2]>,
+    /// The Non-secure world's, while the registers are the realm's; its ZCR_EL2 and ZCR_EL1.
+    host: Option<(Host, [u64; 2])>,
 }
 
 impl<'a> Lazy<'a> {
-    pub const fn new(optional: &Optional, controls: &RunControls, granules: &'a [u64]) -> Self {
-        Self { has_sve: optional.sve, realm_sve: controls.sve_vl, granules, host: None }
+    pub fn new(cpu: &'a Optional, controls: &RunControls, granules: &'a [u64]) -> Self {
+        let mut lazy = Self { cpu, realm_sve: controls.sve_vl, granules, host: None };
+        if cpu.sme && mrs!("S3_3_C4_C2_2") & SVCR_SM != 0 {
+            // A realm never runs in streaming mode.
+            lazy.load();
+        } else {
+            trap_realm(0);
+        }
+        lazy
+    }
+
+    const fn realm_registers(&self) -> Registers {
+        if self.realm_sve.is_some() { Registers::Sve } else { Registers::Simd }
     }
 
     /// Gives the registers to the realm if `esr` says that it wants them. Returns whether it can go on.
@@ -222,16 +313,20 @@ impl<'a> Lazy<'a> {
             EC_SVE => self.realm_sve.is_some(),
             _ => false,
         };
-        if !wanted || self.host.is_some() {
-            return false;
+        if wanted && self.host.is_none() {
+            self.load();
+            return true;
         }
-        allow(self.has_sve);
-        // SAFETY: they are usable now, and the area has room for any vector length.
-        unsafe { save(slots::area().simd.address(), self.has_sve) };
-        let mut host = [0; 2];
+        false
+    }
+
+    fn load(&mut self) {
+        allow(self.cpu.sve);
+        let host = Host::save(self.cpu, true);
+        let mut lengths = [0; 2];
         let mapping = Mapping::of(self.granules, false);
         if let Some(length) = self.realm_sve {
-            host = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
+            lengths = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
             msr!("S3_4_C1_C2_0", u64::from(length));
             // SAFETY: the head of the realm's area.
             let zcr_el1 = unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).read() };
@@ -239,31 +334,30 @@ impl<'a> Lazy<'a> {
             instruction!("isb");
         }
         // SAFETY: the granules have room for the longest vector this RMM offers.
-        unsafe { load(mapping.address(), self.realm_sve.is_some()) };
-        self.host = Some(host);
-        allow(self.realm_sve.is_some());
-        true
+        unsafe { load(mapping.address(), self.realm_registers()) };
+        self.host = Some((host, lengths));
+        trap_realm(CPTR_FPEN | if self.realm_sve.is_some() { CPTR_ZEN } else { 0 });
     }
 
     /// Takes the registers back at the end of the run.
     pub fn finish(self) {
-        let Some([zcr_el2, zcr_el1]) = self.host else { return };
-        allow(self.has_sve);
-        let mapping = Mapping::of(self.granules, false);
-        // SAFETY: as in `load_for`.
-        unsafe { save(mapping.address(), self.realm_sve.is_some()) };
-        if self.realm_sve.is_some() {
-            let realm = mrs!("S3_5_C1_C2_0");
-            // SAFETY: the head of the realm's area.
-            unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).write(realm) };
-            // SAFETY: SVE is usable, and what is in the registers is saved.
-            unsafe { rmm_sve_clear() };
-            msr!("S3_4_C1_C2_0", zcr_el2);
-            msr!("S3_5_C1_C2_0", zcr_el1);
-            instruction!("isb");
+        if let Some((host, [zcr_el2, zcr_el1])) = &self.host {
+            allow(self.cpu.sve);
+            let mapping = Mapping::of(self.granules, false);
+            // SAFETY: as in `load`.
+            unsafe { save(mapping.address(), self.realm_registers()) };
+            if self.realm_sve.is_some() {
+                let realm = mrs!("S3_5_C1_C2_0");
+                // SAFETY: the head of the realm's area.
+                unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).write(realm) };
+                // SAFETY: SVE is usable, and what is in the registers is saved.
+                unsafe { rmm_sve_clear() };
+                msr!("S3_4_C1_C2_0", *zcr_el2);
+                msr!("S3_5_C1_C2_0", *zcr_el1);
+                instruction!("isb");
+            }
+            host.restore();
         }
-        // SAFETY: as in `load_for`.
-        unsafe { load(slots::area().simd.address(), self.has_sve) };
         trap_all();
     }
 }
