@@ -4,6 +4,7 @@ use super::sysreg::{self, field, read, write};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
 use realm_monitor::layout::MAX_CPUS;
 use realm_monitor::services::GTSI_DELEGATE;
 
@@ -57,6 +58,23 @@ const SCTLR_HCR: usize = 0;
 /// SCR_EL3 with which the registers of EL2 can be reached at boot: NS and RW.
 const SCR_BOOT: u64 = 1 << 0 | 1 << 10;
 
+/// No call switches to the other world.
+static CLOSED: AtomicU32 = AtomicU32::new(0);
+/// How many RMI commands there are: function numbers 0x150 to 0x18F, none once the RMM has failed. For all CPUs.
+static COMMANDS: AtomicU32 = AtomicU32::new(0x40);
+/// The call that ends a command.
+static END_OF_COMMAND: AtomicU32 = AtomicU32::new(1);
+
+/// The RMM is never entered again, on no CPU, once it ended its start with an error or faulted.
+pub fn close_rmm() {
+    COMMANDS.store(0, Ordering::Release);
+}
+
+/// Whether the RMM has failed.
+pub fn rmm_is_closed() -> bool {
+    COMMANDS.load(Ordering::Acquire) == 0
+}
+
 /// What a world had in the registers of one CPU when it left it.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -64,7 +82,7 @@ pub struct Context {
     /// X0 to X30.
     pub gprs: [u64; 31],
     /// The call that switches to the other world without Rust: its function identifier under `fast_mask` is one of
-    /// `fast_count` from `fast_base` on.
+    /// so many from `fast_base` on as `fast_count` holds.
     fast_base: u32,
     fast_mask: u32,
     /// Where the world goes on.
@@ -75,8 +93,8 @@ pub struct Context {
     features: u64,
     scr: u64,
     is_realm: u64,
-    fast_count: u32,
-    padding: u32,
+    /// Set from [`Worlds::reset`] on; the assembly reads it.
+    fast_count: Option<&'static AtomicU32>,
     sysregs: [u64; 63],
 }
 
@@ -91,8 +109,7 @@ impl Context {
         features: 0,
         scr: 0,
         is_realm: 0,
-        fast_count: 0,
-        padding: 0,
+        fast_count: None,
         sysregs: [0; 63],
     };
 
@@ -113,12 +130,11 @@ impl Context {
 
     /// Whether calls of this world that belong to the other one reach it: RMI commands, the end of one.
     pub const fn set_fast(&mut self, open: bool) {
-        self.fast_count = match (open, self.world()) {
-            (false, _) => 0,
-            // Function numbers 0x150 to 0x18F.
-            (true, World::NonSecure) => 0x40,
-            (true, World::Realm) => 1,
-        };
+        self.fast_count = Some(match (open, self.world()) {
+            (false, _) => &CLOSED,
+            (true, World::NonSecure) => &COMMANDS,
+            (true, World::Realm) => &END_OF_COMMAND,
+        });
     }
 }
 
@@ -228,6 +244,7 @@ impl Worlds {
             let context = self.context(world);
             *context = Context::EMPTY;
             context.features = features;
+            context.fast_count = Some(&CLOSED);
             match world {
                 World::NonSecure => {
                     context.scr = scr;

@@ -1,10 +1,9 @@
 //! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
 
 use super::boot::{hold_others_back, psci, services};
-use super::context::{Exit, World, Worlds, worlds};
+use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, worlds};
 use super::sysreg::{self, read};
 use super::{console, gic, gpt, measure, memory, power};
-use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
 use realm_abi::smccc;
@@ -16,9 +15,6 @@ use spin::Mutex;
 
 /// Held while the shared buffer is in use here. The RMM serialises its calls; this does not rely on it.
 static SHARED_BUFFER: Mutex<()> = Mutex::new(());
-
-/// Whether an RMM ended its start with an error or faulted: it is never entered again, on no CPU.
-static RMM_DEAD: AtomicBool = AtomicBool::new(false);
 
 const EC_SMC64: u64 = 0x17;
 
@@ -74,7 +70,7 @@ impl Cpu {
 
     /// Runs the RMM until it is ready for commands on this CPU.
     fn start_rmm(&mut self, regs: &[u64; 5]) {
-        if RMM_DEAD.load(Ordering::Acquire) {
+        if rmm_is_closed() {
             return;
         }
         self.worlds.realm.start_at(layout::RMM_IMAGE.base, regs);
@@ -85,7 +81,7 @@ impl Cpu {
                     Some(BootCode::SUCCESS) => break,
                     Some(code) => {
                         console::print(format_args!("monitor: CPU {}: RMM says {code}\n", self.index));
-                        RMM_DEAD.store(true, Ordering::Release);
+                        close_rmm();
                         break;
                     }
                     None => {}
@@ -93,13 +89,13 @@ impl Cpu {
                 Exit::Interrupt => gic::acknowledge(),
                 exit => {
                     self.report(World::Realm, exit);
-                    RMM_DEAD.store(true, Ordering::Release);
+                    close_rmm();
                     break;
                 }
             }
         }
         self.worlds.save(World::Realm);
-        let alive = !RMM_DEAD.load(Ordering::Acquire);
+        let alive = !rmm_is_closed();
         self.worlds.non_secure.set_fast(alive);
         self.worlds.realm.set_fast(alive);
     }
@@ -140,9 +136,8 @@ impl Cpu {
 
     /// The RMM failed while it served a command: the command fails, and there are no more.
     fn end_rmm(&mut self) -> World {
-        RMM_DEAD.store(true, Ordering::Release);
+        close_rmm();
         self.worlds.save(World::Realm);
-        self.worlds.non_secure.set_fast(false);
         self.worlds.non_secure.gprs[0] = smccc::NOT_SUPPORTED;
         self.worlds.load(World::NonSecure);
         World::NonSecure

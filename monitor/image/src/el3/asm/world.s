@@ -130,7 +130,8 @@ vectors:
     ldp     w9, w10, [sp, #{ctx_fast}]
     and     w12, w0, w10
     sub     w12, w12, w9
-    ldr     w11, [sp, #{ctx_fast_count}]
+    ldr     x11, [sp, #{ctx_fast_count}]
+    ldr     w11, [x11]
     cmp     w12, w11
     b.lo    switch_world
     b       other_call
