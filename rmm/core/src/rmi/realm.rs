@@ -62,11 +62,9 @@ impl<'a, P: Platform> Rmm<'a, P> {
             let mut table = Table { guard: root, level: stage2.level_start, lpa2: stage2.lpa2 };
             table.guard.set_state(GranuleState::Rtt);
             // All zeros is UNASSIGNED, EMPTY: what protected entries are to be.
-            table.with(&self.platform, |words| {
-                for index in (0..RTT_ENTRIES).filter(|index| *index as u64 >= unprotected) {
-                    words.set(index, Rtte::UnassignedNs);
-                }
-            });
+            let start = usize::try_from(unprotected).unwrap_or(RTT_ENTRIES);
+            let descriptor = Rtte::UnassignedNs.encode(table.level, table.lpa2);
+            table.with(&self.platform, |words| words.fill(start, descriptor, 0));
             unprotected = unprotected.saturating_sub(RTT_ENTRIES as u64);
         }
         Ok(RmiReply::SUCCESS)

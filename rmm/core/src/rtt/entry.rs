@@ -133,6 +133,11 @@ impl Rtte {
     pub(crate) const fn is_live(self) -> bool {
         !matches!(self, Self::Unassigned { .. } | Self::UnassignedNs)
     }
+    /// [`Self::is_live`] of descriptors: of one, or whether any is of several that were or-ed. Each one that is live has
+    /// a type or is ASSIGNED, and no other has one of these bits.
+    pub(crate) const fn holds_address(words: u64) -> bool {
+        words & (TYPE_MASK | INVALID_ASSIGNED) != 0
+    }
     /// Whether the entry keeps its table alive, and counts in its reference count.
     pub(crate) const fn is_counted(self) -> bool {
         matches!(self, Self::Assigned { .. } | Self::Table { .. })

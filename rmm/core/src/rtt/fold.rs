@@ -47,13 +47,9 @@ pub(crate) fn unfold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, paren
     let step = if parent.is_live() { entry_size(level) } else { 0 };
     let first = parent.encode(level, lpa2);
     // As in `fold`: a block's address is aligned, so addresses count up in the descriptors as they are.
-    table.with(&rmm.platform, |words| {
-        let mut descriptor = first;
-        for index in 0..RTT_ENTRIES {
-            words.set_raw(index, descriptor);
-            descriptor = descriptor.wrapping_add(step);
-        }
-    });
+    if first != 0 {
+        table.with(&rmm.platform, |words| words.fill(0, first, step));
+    }
     if parent.is_counted() {
         table.count(RTT_ENTRIES as i32);
     }

@@ -54,10 +54,35 @@ impl Words<'_> {
         self.set_raw(index, entry.encode(self.level, self.lpa2));
     }
     /// Writes the descriptor at `index`.
-    pub(crate) fn set_raw(&mut self, index: usize, descriptor: u64) {
+    fn set_raw(&mut self, index: usize, descriptor: u64) {
         if let Some(word) = self.words.get(index) {
             word.store(descriptor, Ordering::Release);
         }
+    }
+    /// Fills the table from `start` on with `descriptor`, each further one `step` more. The MMU cannot reach the table
+    /// yet: writing the entry that points to it publishes all of it.
+    pub(crate) fn fill(&mut self, start: usize, descriptor: u64, step: u64) {
+        let mut descriptor = descriptor;
+        for word in self.words.get(start..).unwrap_or(&[]) {
+            word.store(descriptor, Ordering::Relaxed);
+            descriptor = descriptor.wrapping_add(step);
+        }
+    }
+    /// Index of the first live entry from `start` on.
+    fn first_live(&self, start: usize) -> Option<usize> {
+        /// Entries looked at together: most tables that are searched are nearly empty.
+        const STRIDE: usize = 8;
+        let live = |index: usize| Rtte::holds_address(self.raw(index));
+        let aligned = start.next_multiple_of(STRIDE).min(RTT_ENTRIES);
+        if let Some(index) = (start..aligned).find(|index| live(*index)) {
+            return Some(index);
+        }
+        let (strides, _) = self.words.get(aligned..)?.as_chunks::<STRIDE>();
+        let stride = strides.iter().position(|stride| {
+            Rtte::holds_address(stride.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed)))
+        })?;
+        let first = aligned.saturating_add(stride.saturating_mul(STRIDE));
+        (first..RTT_ENTRIES).find(|index| live(*index))
     }
 }
 
@@ -147,7 +172,7 @@ impl Walk<'_> {
             || matches!(self.entry, Rtte::UnassignedNs)
             || self.level() < RTT_PAGE_LEVEL
         {
-            self.table.with(platform, |words| (first..RTT_ENTRIES).find(|index| words.get(*index).is_live()))
+            self.table.with(platform, |words| words.first_live(first))
         } else {
             // A page table is in one half of the IPA space: nothing counted is nothing live.
             None
