@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Images => image::images_command(),
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
-        Command::Miri => test::miri(),
+        Command::Miri => test::miri(false),
         Command::Fuzz(options) => test::fuzz(&options),
     };
     match result {
