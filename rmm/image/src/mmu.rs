@@ -91,12 +91,15 @@ pub const fn granule_entry(pa: u64, non_secure: bool) -> u64 {
 struct Table(UnsafeCell<[u64; ENTRIES]>);
 
 impl Table {
-    const EMPTY: Self = Self(UnsafeCell::new([0; ENTRIES]));
+    const fn empty() -> Self {
+        Self(UnsafeCell::new([0; ENTRIES]))
+    }
 
     fn set(&self, index: usize, entry: u64) {
         assert!(index < ENTRIES);
+        let word = self.0.get().cast::<u64>().wrapping_add(index);
         // SAFETY: the index is in the table. Tables are written while only one CPU runs, before the others can walk them.
-        unsafe { ptr::write_volatile(self.0.get().cast::<u64>().add(index), entry) };
+        unsafe { ptr::write_volatile(word, entry) };
     }
     fn descriptor(&self) -> u64 {
         self.0.get() as u64 | TABLE
@@ -125,10 +128,11 @@ pub struct Tables {
 unsafe impl Sync for Tables {}
 
 pub static TABLES: Tables = Tables {
-    cpus: [const { CpuTables { root: Table::EMPTY, middle: Table::EMPTY, pages: Table::EMPTY } }; MAX_CPUS],
-    image_middle: Table::EMPTY,
-    image: [const { Table::EMPTY }; IMAGE_TABLES],
-    granule_table: Table::EMPTY,
+    cpus: [const { CpuTables { root: Table::empty(), middle: Table::empty(), pages: Table::empty() } };
+        MAX_CPUS],
+    image_middle: Table::empty(),
+    image: [const { Table::empty() }; IMAGE_TABLES],
+    granule_table: Table::empty(),
 };
 
 #[repr(C, align(4096))]

@@ -20,8 +20,9 @@ const HCR_VSE: u64 = 1 << 8;
 const HCR_TWI: u64 = 1 << 13;
 const HCR_TWE: u64 = 1 << 14;
 
-/// MDCR_EL2: MTPME, HCCD, HPMD, TDA.
-const MDCR: u64 = 1 << 28 | 1 << 23 | 1 << 17 | 1 << 9;
+/// MDCR_EL2: MTPME, HCCD, HPMD, TDA; and what else of debug and trace is the Host's and not switched: TTRF, TPMS, TDRA,
+/// TDOSA.
+const MDCR: u64 = 1 << 28 | 1 << 23 | 1 << 17 | 1 << 9 | 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10;
 /// MDCR_EL2: TPM, TPMCR.
 const MDCR_PMU_TRAPS: u64 = 1 << 6 | 1 << 5;
 

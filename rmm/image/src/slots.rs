@@ -85,6 +85,7 @@ impl Drop for Mapping {
 
 #[inline]
 fn set_entry(slot: usize, entry: u64) {
+    let word = (SLOT_ENTRIES_VA as *mut u64).wrapping_add(slot);
     // SAFETY: `slot` is below `SLOTS`; this CPU's table is mapped there and nobody else writes it.
-    unsafe { ptr::write_volatile((SLOT_ENTRIES_VA as *mut u64).add(slot), entry) };
+    unsafe { ptr::write_volatile(word, entry) };
 }

@@ -276,8 +276,10 @@ pub fn with_vectors(cpu: &Optional, f: impl FnOnce()) {
     });
 }
 
-/// Where ZCR_EL1 is in an area, in words.
-const ZCR_EL1: usize = 2;
+/// Where ZCR_EL1 is in a realm's area.
+fn zcr(area: &Mapping) -> *mut u64 {
+    area.address().cast::<u64>().wrapping_add(2)
+}
 
 /// The SIMD registers during one run.
 pub struct Lazy<'a> {
@@ -329,7 +331,7 @@ impl<'a> Lazy<'a> {
             lengths = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
             msr!("S3_4_C1_C2_0", u64::from(length));
             // SAFETY: the head of the realm's area.
-            let zcr_el1 = unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).read() };
+            let zcr_el1 = unsafe { zcr(&mapping).read() };
             msr!("S3_5_C1_C2_0", zcr_el1);
             instruction!("isb");
         }
@@ -349,7 +351,7 @@ impl<'a> Lazy<'a> {
             if self.realm_sve.is_some() {
                 let realm = mrs!("S3_5_C1_C2_0");
                 // SAFETY: the head of the realm's area.
-                unsafe { mapping.address().cast::<u64>().add(ZCR_EL1).write(realm) };
+                unsafe { zcr(&mapping).write(realm) };
                 // SAFETY: SVE is usable, and what is in the registers is saved.
                 unsafe { rmm_sve_clear() };
                 msr!("S3_4_C1_C2_0", *zcr_el2);
