@@ -1,7 +1,7 @@
 //! What has to hold before a change lands.
 
 use crate::shell::{self, Result};
-use crate::{boot, run, setup};
+use crate::{boot, image, run, setup};
 use std::process::Command;
 
 /// Options of `cargo xtask test`.
@@ -37,6 +37,13 @@ pub fn test(options: &Options) -> Result {
             "--",
             "-Dwarnings",
         ]),
+    )?;
+    setup::firmware_target()?;
+    check(
+        "clippy of the images",
+        shell::cargo()
+            .args(["clippy", "--quiet", "--locked", "--package", "monitor", "--package", "rmm"])
+            .args(["--target", image::TARGET, "--profile", "firmware", "--", "-Dwarnings"]),
     )?;
     check(
         "documentation",
