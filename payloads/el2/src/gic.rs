@@ -1,0 +1,65 @@
+//! The GICv3 as the Non-secure world has it: one SGI that wakes, and the timer of this level.
+
+use crate::sysreg::{dsb, isb, mrs, msr};
+use crate::timer;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+const DISTRIBUTOR: usize = 0x0800_0000;
+const REDISTRIBUTORS: usize = 0x080a_0000;
+const REDISTRIBUTOR_SIZE: usize = 0x2_0000;
+const SGI_FRAME: usize = 0x1_0000;
+const ISENABLER0: usize = 0x100;
+/// EnableGrp1A and ARE_NS.
+const CTLR: u32 = 0x12;
+
+/// The SGI of [`wake`].
+const WAKE: u32 = 1;
+const NO_INTERRUPT: u64 = 1020;
+
+/// Interrupts taken so far, by all CPUs.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+fn put(address: usize, value: u32) {
+    // SAFETY: a register of the GIC, which nothing else uses.
+    unsafe { (address as *mut u32).write_volatile(value) };
+}
+
+/// To be called once on each CPU.
+pub fn init(cpu: usize) {
+    put(DISTRIBUTOR, CTLR);
+    put(REDISTRIBUTORS + cpu * REDISTRIBUTOR_SIZE + SGI_FRAME + ISENABLER0, 1 << WAKE | 1 << timer::INTID);
+    msr!("S3_4_C12_C9_5", 0xf); // ICC_SRE_EL2
+    isb();
+    msr!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1
+    msr!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+    isb();
+}
+
+/// Interrupts CPU `cpu`.
+pub fn wake(cpu: usize) {
+    dsb();
+    msr!("S3_0_C12_C11_5", u64::from(WAKE) << 24 | 1 << cpu); // ICC_SGI1R_EL1
+    isb();
+}
+
+/// Takes all that is pending: nothing has to be done for a wake, and a timer that fired is off.
+pub(crate) fn take() {
+    loop {
+        let id = mrs!("S3_0_C12_C12_0"); // ICC_IAR1_EL1
+        if id & 0xff_ffff >= NO_INTERRUPT {
+            return;
+        }
+        if id == u64::from(timer::INTID) {
+            timer::clear();
+        }
+        TAKEN.fetch_add(1, Ordering::Relaxed);
+        msr!("S3_0_C12_C12_1", id); // ICC_EOIR1_EL1
+        isb();
+    }
+}
+
+/// Interrupts taken so far, by all CPUs.
+#[must_use]
+pub fn taken() -> u64 {
+    TAKEN.load(Ordering::Relaxed)
+}
