@@ -4,7 +4,6 @@ mod pages;
 
 use crate::config::DRAM_BASE;
 use crate::fault::Point;
-use crate::gic::SimpleGic;
 use crate::log::{Event, lock};
 use crate::machine::Machine;
 use crate::memory::{Pas, report};
@@ -14,6 +13,7 @@ use realm_abi::{Errno, GRANULE_SIZE};
 use realm_host::host::{self, PageBlock, PinnedPage};
 use realm_host::irqchip::Irqchip;
 use realm_host::{Device, File, Host};
+use realm_simple_gic::SimpleGic;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 

@@ -19,7 +19,6 @@ pub mod config;
 mod cpus;
 pub mod el3;
 pub mod fault;
-pub mod gic;
 pub mod guest;
 mod hardware;
 pub mod host;

@@ -21,18 +21,21 @@ pub enum Image {
     Monitor,
     /// The RMM.
     Rmm,
-    /// The Non-secure host.
+    /// The programs that run in realms.
+    RealmGuest,
+    /// The Non-secure host, with the programs for its realms behind it.
     NsHost,
 }
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Monitor, Self::Rmm, Self::NsHost];
+    pub const ALL: [Self; 4] = [Self::Monitor, Self::Rmm, Self::RealmGuest, Self::NsHost];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Monitor => "monitor",
             Self::Rmm => "rmm",
+            Self::RealmGuest => "realm-guest",
             Self::NsHost => "ns-host",
         }
     }
@@ -41,6 +44,7 @@ impl Image {
         match self {
             Self::Monitor => "monitor/image/Cargo.toml",
             Self::Rmm => "rmm/image/Cargo.toml",
+            Self::RealmGuest => "payloads/realm-guest/Cargo.toml",
             Self::NsHost => "payloads/ns-host/Cargo.toml",
         }
     }
@@ -49,9 +53,6 @@ impl Image {
     pub fn build(self) -> Result<PathBuf> {
         setup::firmware_target()?;
         let name = self.name();
-        if !shell::root().join(self.manifest()).exists() {
-            return Err(Error::Other(format!("{} is not here: pass a file instead", self.manifest())));
-        }
         shell::step(&format!("build {name}"), || {
             shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--profile", "firmware"]).args([
                 "--target",
@@ -62,8 +63,22 @@ impl Image {
                 self.manifest(),
             ]))
         })?;
-        store(name, &shell::target().join(TARGET).join("firmware").join(name))
+        let file = store(name, &shell::target().join(TARGET).join("firmware").join(name))?;
+        if self == Self::NsHost {
+            append_guest(&file, &Self::RealmGuest.build()?)?;
+        }
+        Ok(file)
     }
+}
+
+/// Puts the realm programs behind the Non-secure host, which looks for them there (payloads/ns-host/src/guest.rs).
+fn append_guest(host: &Path, guest: &Path) -> Result {
+    let guest = std::fs::read(guest).map_err(Error::file(guest))?;
+    let mut image = std::fs::read(host).map_err(Error::file(host))?;
+    image.extend(b"RKGUEST\0");
+    image.extend((guest.len() as u64).to_le_bytes());
+    image.extend(guest);
+    std::fs::write(host, image).map_err(Error::file(host))
 }
 
 /// A stand-in from `monitor/image/stubs`, entered at its first byte.
@@ -187,11 +202,9 @@ pub fn flash(monitor: &[u8], rmm: &[u8], payload: &[u8], offer: Offer) -> Result
 /// Builds all images there are.
 pub fn images_command() -> Result {
     for image in Image::ALL {
-        if shell::root().join(image.manifest()).exists() {
-            let file = image.build()?;
-            let size = std::fs::metadata(&file).map_err(Error::file(&file))?.len();
-            println!("{size:>9} bytes  {}", file.display());
-        }
+        let file = image.build()?;
+        let size = std::fs::metadata(&file).map_err(Error::file(&file))?.len();
+        println!("{size:>9} bytes  {}", file.display());
     }
     Ok(())
 }

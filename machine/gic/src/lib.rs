@@ -1,11 +1,15 @@
-//! A GICv3 just good enough for tests: every interrupt enabled, one priority, no routing. The real emulation is not part
-//! of this machine.
+//! A GICv3 just good enough for tests of the Host core, in one process and on bare metal: every interrupt enabled, one
+//! priority, no routing.
+#![no_std]
+#![forbid(unsafe_code)]
 
-use crate::log::lock;
+extern crate alloc;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Weak;
 use realm_abi::Errno;
 use realm_host::irqchip::{GicConfig, GicEntry, GicExit, GicRegister, Irqchip, Wake};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, Weak};
+use spin::Mutex;
 
 /// State of a list register, bits 63:62.
 const LR_PENDING: u64 = 1 << 62;
@@ -54,19 +58,19 @@ impl State {
     }
 }
 
-/// See the module.
+/// See the crate.
 #[derive(Default)]
 pub struct SimpleGic(Mutex<State>);
 
 impl Irqchip for SimpleGic {
     fn init(&self, config: &GicConfig, wake: Weak<dyn Wake>) -> Result<(), Errno> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         (state.config, state.wake) = (Some(*config), Some(wake));
         Ok(())
     }
 
     fn flush(&self, vcpu: u32, lrs: usize) -> GicEntry {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         let mut entry = GicEntry::default();
         let wanted = state.wanted(vcpu);
         for (lr, intid) in entry.lrs.iter_mut().take(lrs).zip(wanted) {
@@ -78,7 +82,7 @@ impl Irqchip for SimpleGic {
     }
 
     fn sync(&self, vcpu: u32, exit: &GicExit) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         state.listed.retain(|(owner, _), _| *owner != vcpu);
         for lr in exit.lrs.iter().filter(|lr| *lr & LR_STATE != 0) {
             state.listed.insert((vcpu, (lr & 0xffff_ffff) as u32), *lr);
@@ -86,7 +90,7 @@ impl Irqchip for SimpleGic {
     }
 
     fn pending(&self, vcpu: u32) -> bool {
-        !lock(&self.0).wanted(vcpu).is_empty()
+        !self.0.lock().wanted(vcpu).is_empty()
     }
 
     fn set_private(&self, vcpu: u32, intid: u32, level: bool) -> Result<(), Errno> {
@@ -98,7 +102,7 @@ impl Irqchip for SimpleGic {
     }
 
     fn set_shared(&self, intid: u32, level: bool) -> Result<(), Errno> {
-        let known = lock(&self.0).config.is_some_and(|config| (SPI..config.nr_irqs).contains(&intid));
+        let known = self.0.lock().config.is_some_and(|config| (SPI..config.nr_irqs).contains(&intid));
         if !known {
             return Err(Errno::EINVAL);
         }
@@ -110,7 +114,7 @@ impl Irqchip for SimpleGic {
         if register == GicRegister::Dir {
             return;
         }
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         let intid = ((value >> 24) & 0xf) as u32;
         let all_others = value & (1 << 40) != 0;
         let vcpus = state.config.map_or(0, |config| config.vcpus);
@@ -124,12 +128,12 @@ impl Irqchip for SimpleGic {
     }
 
     fn mmio_read(&self, _vcpu: u32, ipa: u64, _size: usize) -> Option<u64> {
-        let state = lock(&self.0);
+        let state = self.0.lock();
         state.in_frames(ipa).then(|| state.frames.get(&ipa).copied().unwrap_or(0))
     }
 
     fn mmio_write(&self, _vcpu: u32, ipa: u64, _size: usize, value: u64) -> bool {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         let inside = state.in_frames(ipa);
         if inside {
             state.frames.insert(ipa, value);
@@ -140,7 +144,7 @@ impl Irqchip for SimpleGic {
 
 impl SimpleGic {
     fn drive(&self, vcpu: u32, intid: u32, level: bool) {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if level {
             if state.lines.insert((vcpu, intid)) {
                 state.wake(vcpu);

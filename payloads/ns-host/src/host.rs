@@ -1,0 +1,281 @@
+//! The Host core's surroundings on bare metal: spin locks, pages, the counter, interrupts between CPUs.
+
+use crate::memory;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use realm_abi::Errno;
+use realm_abi::rmi::RmiCommand;
+use realm_el2::sysreg::{mask, mrs, unmask, wfi};
+use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
+use realm_host::host::{Event, Lock, PageBlock, PinnedPage};
+use realm_host::irqchip::Irqchip;
+use realm_host::{File, Host, UserMemory};
+use realm_simple_gic::SimpleGic;
+use spin::{Mutex, MutexGuard};
+
+/// A spin lock: there is no scheduler.
+pub struct SpinLock<T>(Mutex<T>);
+
+impl<T: Send> Lock<T> for SpinLock<T> {
+    type Guard<'a>
+        = MutexGuard<'a, T>
+    where
+        T: 'a;
+    fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock()
+    }
+}
+
+/// What a CPU waits on.
+pub struct CpuEvent {
+    signalled: AtomicBool,
+    /// The CPU that waits, plus one.
+    waiter: AtomicUsize,
+}
+
+impl Event for CpuEvent {
+    fn new() -> Self {
+        Self { signalled: AtomicBool::new(false), waiter: AtomicUsize::new(0) }
+    }
+
+    fn wait(&self, deadline: Option<u64>) {
+        self.waiter.store(cpu() + 1, Ordering::SeqCst);
+        loop {
+            mask();
+            if self.signalled.swap(false, Ordering::SeqCst)
+                || deadline.is_some_and(|deadline| deadline <= timer::now())
+            {
+                break;
+            }
+            if let Some(deadline) = deadline {
+                timer::set(deadline);
+            }
+            // Whoever signals after the look above has interrupted this CPU, which ends the wait.
+            wfi();
+            unmask();
+        }
+        timer::clear();
+        unmask();
+        self.waiter.store(0, Ordering::SeqCst);
+    }
+
+    fn signal(&self) {
+        self.signalled.store(true, Ordering::SeqCst);
+        if let Some(cpu) = self.waiter.load(Ordering::SeqCst).checked_sub(1) {
+            gic::wake(cpu);
+        }
+    }
+}
+
+/// Physical addresses of the last commands that named them, for attacks on what is there.
+#[derive(Default)]
+pub struct Seen {
+    /// RD of the last realm that was made.
+    pub rd: AtomicU64,
+    /// REC that was entered last.
+    pub rec: AtomicU64,
+    /// Its run page.
+    pub run: AtomicU64,
+    /// DATA granule that was filled last.
+    pub data: AtomicU64,
+    /// RTT that was made last.
+    pub rtt: AtomicU64,
+}
+
+impl Seen {
+    fn note(&self, command: &RmiCommand) {
+        let notes: [(&AtomicU64, u64); 2] = match *command {
+            RmiCommand::RealmCreate { rd, .. } => [(&self.rd, rd); 2],
+            RmiCommand::RecEnter { rec, run_ptr } => [(&self.rec, rec), (&self.run, run_ptr)],
+            RmiCommand::DataCreate { data, .. } => [(&self.data, data); 2],
+            RmiCommand::RttCreate { rtt, .. } => [(&self.rtt, rtt); 2],
+            _ => return,
+        };
+        for (slot, pa) in notes {
+            slot.store(pa, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The machine as the Host core sees it.
+pub struct BareHost {
+    files: Mutex<BTreeMap<i32, File<Self>>>,
+    /// The vCPU each CPU is about to run or runs, plus one.
+    loaded: [AtomicU64; MAX_CPUS],
+    /// Entries of realms that are still to be cut short by an interrupt.
+    preempt: AtomicU64,
+    warnings: AtomicU64,
+    /// What commands named.
+    pub seen: Seen,
+}
+
+/// Ticks of the counter after which a realm is cut short: a ten thousandth of a second.
+fn slice() -> u64 {
+    timer::frequency() / 10_000
+}
+
+impl BareHost {
+    /// A host without files.
+    pub fn new() -> Self {
+        Self {
+            files: Mutex::default(),
+            loaded: [const { AtomicU64::new(0) }; MAX_CPUS],
+            preempt: AtomicU64::new(0),
+            warnings: AtomicU64::new(0),
+            seen: Seen::default(),
+        }
+    }
+
+    /// Cuts the next `entries` of realms short.
+    pub fn preempt(&self, entries: u64) {
+        self.preempt.store(entries, Ordering::Relaxed);
+    }
+
+    /// How often the Host core had something to say an administrator should know.
+    pub fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Relaxed)
+    }
+
+    /// Closes a file.
+    pub fn close(&self, fd: i32) {
+        let file = self.files.lock().remove(&fd);
+        if let Some(file) = file {
+            file.release();
+        }
+    }
+}
+
+impl Host for BareHost {
+    type Lock<T: Send> = SpinLock<T>;
+    type Event = CpuEvent;
+
+    fn page_shift(&self) -> u32 {
+        12
+    }
+
+    fn vmid_bits(&self) -> u32 {
+        if mrs!("id_aa64mmfr1_el1") >> 4 & 0xf == 2 { 16 } else { 8 }
+    }
+
+    fn alloc(&self, pages: usize) -> Option<PageBlock> {
+        memory::alloc(pages).map(|pa| PageBlock { pa, pages })
+    }
+
+    fn free(&self, block: PageBlock) {
+        if let Err(granule) = memory::free(block.pa, block.pages) {
+            self.warn(format_args!("{granule:#x} was freed while another world has it"));
+        }
+    }
+
+    fn read_phys(&self, pa: u64, out: &mut [u8]) {
+        memory::read(pa, out);
+    }
+
+    fn write_phys(&self, pa: u64, bytes: &[u8]) {
+        memory::write(pa, bytes);
+    }
+
+    fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
+        self.seen.note(&RmiCommand::from_regs(&regs));
+        let [x0, x1, x2, x3, x4, ..] = smc::call(regs);
+        [x0, x1, x2, x3, x4]
+    }
+
+    fn counter(&self) -> (u64, u64) {
+        (timer::now(), timer::frequency())
+    }
+
+    fn yield_now(&self) {
+        core::hint::spin_loop();
+    }
+
+    fn kick(&self, vcpu: u32) {
+        for (cpu, loaded) in self.loaded.iter().enumerate() {
+            if loaded.load(Ordering::SeqCst) == u64::from(vcpu) + 1 {
+                gic::wake(cpu);
+            }
+        }
+    }
+
+    fn vcpu_load(&self, vcpu: u32) {
+        mask();
+        self.loaded[cpu()].store(u64::from(vcpu) + 1, Ordering::SeqCst);
+        let cut = self.preempt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if cut.is_ok() {
+            timer::set(timer::now() + slice());
+        }
+    }
+
+    fn vcpu_put(&self, _vcpu: u32) {
+        self.loaded[cpu()].store(0, Ordering::SeqCst);
+        unmask();
+        timer::clear();
+    }
+
+    fn install_file(&self, file: File<Self>) -> Result<i32, Errno> {
+        let mut files = self.files.lock();
+        let fd = (3..).find(|fd| !files.contains_key(fd)).ok_or(Errno::EMFILE)?;
+        files.insert(fd, file);
+        Ok(fd)
+    }
+
+    fn file(&self, fd: i32) -> Option<File<Self>> {
+        self.files.lock().get(&fd).cloned()
+    }
+
+    fn create_irqchip(&self) -> Result<Arc<dyn Irqchip>, Errno> {
+        Ok(Arc::new(SimpleGic::default()))
+    }
+
+    fn explain(&self, message: core::fmt::Arguments<'_>) {
+        uart::line(format_args!("host: {message}"));
+    }
+
+    fn warn(&self, message: core::fmt::Arguments<'_>) {
+        self.warnings.fetch_add(1, Ordering::Relaxed);
+        uart::line(format_args!("host: WARNING: {message}"));
+    }
+}
+
+/// The program's own memory, as that of the process that makes ioctls: addresses mean what they mean to the program.
+pub struct User<'a> {
+    /// Whether calls in progress are to return.
+    pub stop: &'a AtomicBool,
+}
+
+impl UserMemory for User<'_> {
+    fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Errno> {
+        if !memory::is_memory(addr, out.len()) {
+            return Err(Errno::EFAULT);
+        }
+        memory::read(addr, out);
+        Ok(())
+    }
+
+    fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if !memory::is_memory(addr, bytes.len()) {
+            return Err(Errno::EFAULT);
+        }
+        memory::write(addr, bytes);
+        Ok(())
+    }
+
+    fn pin(&self, addr: u64, _write: bool) -> Result<PinnedPage, Errno> {
+        /// What a realm shares is mapped in blocks of this: see [`crate::realm`].
+        const BLOCK: u64 = 2 << 20;
+        if !memory::is_memory(addr, memory::PAGE as usize) {
+            return Err(Errno::EFAULT);
+        }
+        Ok(PinnedPage { pa: addr, writable: true, block: BLOCK })
+    }
+
+    fn unpin(&self, _page: PinnedPage) {}
+
+    fn interrupted(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}

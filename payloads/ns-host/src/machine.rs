@@ -1,0 +1,33 @@
+//! Where the program starts and ends.
+
+use crate::checks::Checks;
+use crate::host::BareHost;
+use crate::{cpus, lives, memory, programs};
+use core::panic::PanicInfo;
+use realm_el2::{gic, power, uart};
+use realm_host::Device;
+
+realm_el2::entry!(main);
+
+fn main(cpu: usize, device_tree: u64) -> ! {
+    gic::init(cpu);
+    if cpu != 0 {
+        cpus::work(cpu);
+    }
+    memory::init(device_tree);
+    let mut checks = Checks::begin("host");
+    let cpus = cpus::start();
+    uart::line(format_args!("host: {cpus} CPUs, {} MiB for realms", memory::free_pages() >> 8));
+    let device = Device::new(BareHost::new());
+    checks.that("rmm", device.rmm().info().is_some(), || device.status());
+    programs::run(&mut checks, &device, cpus);
+    lives::run(&mut checks, &device, cpus);
+    checks.end();
+    power::off()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    uart::panicked(info);
+    power::off()
+}

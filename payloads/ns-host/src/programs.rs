@@ -1,0 +1,132 @@
+//! The realm programs, each in a realm of its own. What they find they report themselves; here it is checked how they ended
+//! and that everything came back.
+
+use crate::checks::Checks;
+use crate::cpus::Task;
+use crate::host::BareHost;
+use crate::memory;
+use crate::realm::{Realm, Settings, Stop};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use realm_abi::kvm::SystemEvent;
+use realm_abi::rmi::HashAlgorithm;
+use realm_host::Device;
+use spin::Mutex;
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Off,
+    Reset,
+    /// At an access that cannot be served.
+    Fault,
+}
+
+/// A program of payloads/realm-guest.
+struct Program {
+    number: u64,
+    name: &'static str,
+    cpus: usize,
+    end: End,
+}
+
+const fn program(number: u64, name: &'static str, cpus: usize) -> Program {
+    Program { number, name, cpus, end: End::Off }
+}
+
+const PROGRAMS: [Program; 10] = [
+    program(0, "rsi", 1),
+    program(1, "psci", 2),
+    program(2, "memory", 1),
+    program(3, "mmio", 1),
+    program(4, "interrupts", 1),
+    program(5, "smp", 4),
+    program(6, "noisy", 2),
+    program(7, "hostile", 1),
+    Program { number: 8, name: "destroyed", cpus: 1, end: End::Fault },
+    Program { number: 9, name: "reset", cpus: 1, end: End::Reset },
+];
+
+/// The program for lives that are about something else.
+pub const IDLE: u64 = 11;
+
+/// Runs them all.
+pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
+    for Program { number, name, cpus: wanted, end } in PROGRAMS {
+        if wanted > cpus {
+            realm_el2::uart::line(format_args!("host: {name} needs {wanted} CPUs"));
+            continue;
+        }
+        checks.state(format_args!("realm program {name}"));
+        let before = Balance::of(device);
+        let hash = if number % 2 == 0 { HashAlgorithm::SHA_256 } else { HashAlgorithm::SHA_512 };
+        let settings = Settings { cpus: wanted, argument: number, hash };
+        let realm = match Realm::build(device, &settings) {
+            Ok(realm) => realm,
+            Err(error) => {
+                checks.that(name, false, || format!("{error:?}"));
+                continue;
+            }
+        };
+        let first_cpu = usize::from(wanted < cpus);
+        let stops = run_on(&realm, wanted, first_cpu);
+        realm.destroy();
+        let ended = match end {
+            End::Off => stops.contains(&Stop::Event(SystemEvent::SHUTDOWN)),
+            End::Reset => stops.contains(&Stop::Event(SystemEvent::RESET)),
+            End::Fault => matches!(*stops, [Stop::Fault(_) | Stop::Failed(_)]),
+        };
+        checks.that(&format!("{name}-end"), ended, || format!("{stops:?}"));
+        Balance::of(device).check(checks, &format!("{name}-balance"), &before);
+    }
+}
+
+/// Runs each vCPU of a realm on a CPU of its own, from `first_cpu` on, until one of them ends; how they ended.
+pub fn run_on(realm: &Arc<Realm>, vcpus: usize, first_cpu: usize) -> Vec<Stop> {
+    let stops = Arc::new(Mutex::new(Vec::new()));
+    let run = |id: usize| {
+        let (realm, stops) = (Arc::clone(realm), Arc::clone(&stops));
+        move || {
+            let stop = realm.run(id);
+            stops.lock().push(stop);
+            realm.stop();
+        }
+    };
+    let others: Vec<_> =
+        (usize::from(first_cpu == 0)..vcpus).map(|id| Task::start(first_cpu + id, run(id))).collect();
+    if first_cpu == 0 {
+        run(0)();
+    }
+    others.into_iter().for_each(Task::join);
+    core::mem::take(&mut stops.lock())
+}
+
+/// What a host has, to see whether a realm left anything behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    held: u64,
+    leaked: u64,
+    undead: usize,
+    free: u64,
+    warnings: u64,
+}
+
+impl Balance {
+    /// What it has now.
+    pub fn of(device: &Device<BareHost>) -> Self {
+        let statistics = device.statistics();
+        Self {
+            held: statistics.ledger.held(),
+            leaked: statistics.ledger.leaked,
+            undead: statistics.undead_vms,
+            free: memory::free_pages(),
+            warnings: device.host().warnings(),
+        }
+    }
+
+    /// A check that it is as it was.
+    pub fn check(self, checks: &mut Checks, name: &str, before: &Self) {
+        checks.equal(name, self, *before);
+    }
+}
