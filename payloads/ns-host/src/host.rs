@@ -76,10 +76,8 @@ impl Event for CpuEvent {
 pub struct Seen {
     /// RD of the last realm that was made.
     pub rd: AtomicU64,
-    /// REC that was entered last.
+    /// REC that was made last.
     pub rec: AtomicU64,
-    /// Its run page.
-    pub run: AtomicU64,
     /// DATA granule that was filled last.
     pub data: AtomicU64,
     /// RTT that was made last.
@@ -88,16 +86,14 @@ pub struct Seen {
 
 impl Seen {
     fn note(&self, command: &RmiCommand) {
-        let notes: [(&AtomicU64, u64); 2] = match *command {
-            RmiCommand::RealmCreate { rd, .. } => [(&self.rd, rd); 2],
-            RmiCommand::RecEnter { rec, run_ptr } => [(&self.rec, rec), (&self.run, run_ptr)],
-            RmiCommand::DataCreate { data, .. } => [(&self.data, data); 2],
-            RmiCommand::RttCreate { rtt, .. } => [(&self.rtt, rtt); 2],
+        let (slot, pa) = match *command {
+            RmiCommand::RealmCreate { rd, .. } => (&self.rd, rd),
+            RmiCommand::RecCreate { rec, .. } => (&self.rec, rec),
+            RmiCommand::DataCreate { data, .. } => (&self.data, data),
+            RmiCommand::RttCreate { rtt, .. } => (&self.rtt, rtt),
             _ => return,
         };
-        for (slot, pa) in notes {
-            slot.store(pa, Ordering::Relaxed);
-        }
+        slot.store(pa, Ordering::Relaxed);
     }
 }
 

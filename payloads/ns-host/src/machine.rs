@@ -2,7 +2,7 @@
 
 use crate::checks::Checks;
 use crate::host::BareHost;
-use crate::{cpus, lives, memory, programs};
+use crate::{attacks, cpus, lives, memory, programs};
 use core::panic::PanicInfo;
 use realm_el2::{gic, power, uart};
 use realm_host::Device;
@@ -22,6 +22,9 @@ fn main(cpu: usize, device_tree: u64) -> ! {
     checks.that("rmm", device.rmm().info().is_some(), || device.status());
     programs::run(&mut checks, &device, cpus);
     lives::run(&mut checks, &device, cpus);
+    if cpus > 1 {
+        attacks::run(&device);
+    }
     checks.end();
     power::off()
 }

@@ -6,6 +6,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod attacks;
+#[cfg(target_os = "none")]
 mod checks;
 #[cfg(target_os = "none")]
 mod cpus;

@@ -96,6 +96,13 @@ impl Realm {
         }
     }
 
+    /// What the realm wrote last to the first word of its shared memory at 4 MiB.
+    pub fn shared_counter(&self) -> u64 {
+        let mut word = [0; 8];
+        memory::read(self.shared + (4 << 20), &mut word);
+        u64::from_le_bytes(word)
+    }
+
     /// Runs a vCPU on this CPU until there is nothing more to do. Call [`Self::stop`] for the others then.
     pub fn run(&self, id: usize) -> Stop {
         let (fd, vcpu) = &self.vcpus[id];
