@@ -3,6 +3,7 @@
 use crate::image::{self, Image, Offer, STUB, Stub};
 use crate::setup;
 use crate::shell::{self, Error, Result};
+use realm_report::Journal;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -169,8 +170,10 @@ fn until_off(mut qemu: Command, limit: Option<Duration>, echo: Echo) -> Result<S
             let lines: Vec<_> = said.lines().collect();
             let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n    ");
             let seconds = limit.unwrap_or_default().as_secs();
+            let states: String =
+                Journal::read(&said).unfinished().map(|state| format!("\n    {state}")).collect();
             Err(Error::Other(format!(
-                "the machine was not powered off within {seconds} s; the last it said:\n    {last}"
+                "the machine was not powered off within {seconds} s; unfinished:{states}\n  the last it said:\n    {last}"
             )))
         }
     }
@@ -208,6 +211,52 @@ const STUB_SAYS: &[&str] = &[
     "payload: CPU 1 was on",
     "payload: CPU_ON 2: -2",
 ];
+
+/// The runs of the Non-secure host and of the realms it makes.
+const HOST_RUNS: &[&str] = &[
+    "host",
+    "attacks",
+    "rsi",
+    "psci",
+    "memory",
+    "mmio",
+    "interrupts",
+    "smp",
+    "noisy",
+    "hostile",
+    "destroyed",
+    "reset",
+];
+
+/// Boots everything: realms on a Non-secure host over RMM and monitor, with memory above 4 GiB for the realms.
+pub fn check_host() -> Result {
+    setup::qemu()?;
+    let read = |path: PathBuf| std::fs::read(&path).map_err(Error::file(&path));
+    let flash = image::flash(
+        &read(Image::Monitor.build()?)?,
+        &read(Image::Rmm.build()?)?,
+        &read(Image::NsHost.build()?)?,
+        Offer { interface: 8, manifest: 5 },
+    )?;
+    let machine = Machine { smp: 4, memory: "6G".into(), icount: false };
+    let quiet = |qemu: &mut Command| {
+        qemu.stdin(Stdio::null());
+    };
+    let said = run(&machine, &flash, Some(Duration::from_secs(300)), Echo::Off, quiet)?;
+    judge(&said, HOST_RUNS)
+}
+
+/// Judges a console by its reports.
+fn judge(said: &str, expected: &[&str]) -> Result {
+    let journal = Journal::read(said);
+    let problems = journal.problems(expected);
+    if problems.is_empty() {
+        eprintln!("       {} checks in {} runs", journal.checks(), expected.len());
+        return Ok(());
+    }
+    let problems: String = problems.iter().map(|problem| format!("\n    {problem}")).collect();
+    Err(Error::Other(format!("the machine's reports:{problems}\n  all it said:\n{said}")))
+}
 
 /// Boots the monitor with the stubs and checks every answer it gives them.
 pub fn check_monitor() -> Result {

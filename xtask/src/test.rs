@@ -42,7 +42,8 @@ pub fn test(options: &Options) -> Result {
     check(
         "clippy of the images",
         shell::cargo()
-            .args(["clippy", "--quiet", "--locked", "--package", "monitor", "--package", "rmm"])
+            .args(["clippy", "--quiet", "--locked"])
+            .args(["monitor", "rmm", "ns-host", "realm-guest"].iter().flat_map(|name| ["--package", name]))
             .args(["--target", image::TARGET, "--profile", "firmware", "--", "-Dwarnings"]),
     )?;
     check(
@@ -66,6 +67,7 @@ pub fn test(options: &Options) -> Result {
     )?;
     main_job()?;
     shell::step("the monitor on the emulated machine", boot::check_monitor)?;
+    shell::step("realms on the emulated machine", boot::check_host)?;
     miri(!options.nightly)?;
     fuzz(&FuzzOptions { targets: Vec::new(), seconds: if options.nightly { 120 } else { 5 } })
 }

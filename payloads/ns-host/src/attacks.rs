@@ -12,7 +12,8 @@ use crate::programs::Balance;
 use crate::realm::{Realm, Settings};
 use alloc::sync::Arc;
 use realm_abi::rmi::{HashAlgorithm, ReturnCode, RmiCommand, Status};
-use realm_el2::smc;
+use realm_el2::sysreg::{mask, unmask};
+use realm_el2::{smc, timer};
 use realm_host::Device;
 
 /// The realm program that counts in shared memory and never ends.
@@ -41,6 +42,16 @@ fn rmi(command: RmiCommand) -> ReturnCode {
 
 fn status(command: RmiCommand) -> Status {
     rmi(command).status()
+}
+
+/// REC_ENTER, past the Host core. A realm may loop for ever (one whose host injects aborts does), so an interrupt ends the run.
+fn enter(rec: u64, run_ptr: u64) -> Status {
+    mask();
+    timer::set(timer::now() + timer::frequency() / 10_000);
+    let status = status(RmiCommand::RecEnter { rec, run_ptr });
+    timer::clear();
+    unmask();
+    status
 }
 
 /// A realm that counts for ever, without its host looking.

@@ -19,7 +19,11 @@ static FRAMES: Mutex<FrameAllocator<24>> = Mutex::new(FrameAllocator::new());
 static END: AtomicU64 = AtomicU64::new(0);
 static FREE: AtomicU64 = AtomicU64::new(0);
 
-/// Takes all memory behind the program that the device tree has.
+/// Above this lies memory that other firmware for this board cannot delegate.
+const HIGH: u64 = 1 << 32;
+
+/// Takes the memory behind the program that the device tree has; of a machine with memory above 4 GiB only that, so that it
+/// is what realms are made of.
 ///
 /// # Panics
 /// If the device tree has no memory there.
@@ -30,11 +34,17 @@ pub fn init(device_tree: u64) {
     // SAFETY: the monitor hands on a whole device tree, and nobody changes it.
     let tree = unsafe { Fdt::from_raw(device_tree as *const u8) }.expect("a device tree");
     let memory = tree.memory().expect("a memory node");
-    let start = heap + HEAP_SIZE;
-    for bank in memory.reg().expect("a `reg` property").expect("a bank of memory") {
-        let base: u64 = bank.address().expect("an address of 64 bits");
-        let size: u64 = bank.size().expect("a size of 64 bits");
-        let (first, end) = (base.max(start), base + size);
+    let banks = || {
+        memory.reg().expect("a `reg` property").expect("a bank of memory").map(|bank| {
+            let base: u64 = bank.address().expect("an address of 64 bits");
+            let size: u64 = bank.size().expect("a size of 64 bits");
+            (base, base + size)
+        })
+    };
+    let high = banks().any(|(_, end)| end > HIGH + HEAP_SIZE);
+    let start = if high { HIGH } else { heap + HEAP_SIZE };
+    for (base, end) in banks() {
+        let first = base.max(start);
         if first < end {
             FRAMES.lock().add_frame((first / PAGE) as usize, (end / PAGE) as usize);
             END.fetch_max(end, Ordering::Relaxed);

@@ -89,6 +89,7 @@ impl Journal {
     #[must_use]
     pub fn problems(&self, expected: &[&str]) -> Vec<Problem> {
         let mut problems: Vec<_> = self.broken.iter().cloned().map(Problem::Broken).collect();
+        problems.extend(self.unfinished());
         let missing = expected.iter().filter(|name| !self.runs.contains_key(**name));
         problems.extend(missing.map(|name| Problem::Missing((*name).to_string())));
         for (name, run) in &self.runs {
@@ -97,21 +98,24 @@ impl Journal {
                 problems.push(Problem::Unexpected(name.clone()));
             }
             problems.extend(run.bad.iter().map(|what| Problem::Bad(name.clone(), what.clone())));
-            match run.ended.as_slice() {
-                [] => {
-                    let state = run.state.clone().unwrap_or_else(|| "none".to_string());
-                    problems.push(Problem::Unfinished(name.clone(), state));
-                }
-                [counted] if *counted != arrived => {
-                    problems.push(Problem::Miscounted(name.clone(), *counted, arrived));
-                }
-                _ => {}
+            if let [counted] = *run.ended
+                && counted != arrived
+            {
+                problems.push(Problem::Miscounted(name.clone(), counted, arrived));
             }
             if run.begun != 1 || run.ended.len() > 1 {
                 problems.push(Problem::Repeated(name.clone()));
             }
         }
         problems
+    }
+
+    /// The runs that did not end, each with its last state.
+    pub fn unfinished(&self) -> impl Iterator<Item = Problem> + '_ {
+        self.runs.iter().filter(|(_, run)| run.ended.is_empty()).map(|(name, run)| {
+            let state = run.state.clone().unwrap_or_else(|| "none".to_string());
+            Problem::Unfinished(name.clone(), state)
+        })
     }
 
     /// How many checks held.

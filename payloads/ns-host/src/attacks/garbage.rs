@@ -1,6 +1,6 @@
 //! Every RMI command with arguments that make no sense, or sense by chance.
 
-use super::{Page, Random, rmi, spinning_realm, status};
+use super::{Page, Random, enter, rmi, spinning_realm, status};
 use crate::checks::Checks;
 use crate::host::BareHost;
 use crate::memory;
@@ -62,7 +62,7 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
     checks.equal("version", status(RmiCommand::Version { req: Version::V1_0 }), Status::SUCCESS);
     let run = Page::new();
     memory::write(run.0, RecRun::new_zeroed().as_bytes());
-    checks.equal("realm", status(RmiCommand::RecEnter { rec, run_ptr: run.0 }), Status::SUCCESS);
+    checks.equal("realm", enter(rec, run.0), Status::SUCCESS);
     checks.that("run-back", run.reclaim(), || "the page did not come back");
     realm.destroy();
     // None of them can have become more than a delegated granule: no realm could be made of them.

@@ -1,6 +1,6 @@
 //! Memory that another CPU changes, or gives to the Realm world, while a command reads or writes it.
 
-use super::{Page, Random, rmi, spinning_realm, status};
+use super::{Page, Random, enter, rmi, spinning_realm, status};
 use crate::checks::Checks;
 use crate::cpus::Task;
 use crate::host::BareHost;
@@ -70,28 +70,28 @@ fn run_page(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
     let Some(realm) = spinning_realm(checks, device) else { return };
     let rec = device.host().seen.rec.load(Ordering::Relaxed);
     let page = Page::new();
-    let enter = || {
+    let fresh = || {
         memory::write(page.0, RecRun::new_zeroed().as_bytes());
-        status(RmiCommand::RecEnter { rec, run_ptr: page.0 })
+        enter(rec, page.0)
     };
-    checks.equal("enter-before", enter(), Status::SUCCESS);
+    checks.equal("enter-before", fresh(), Status::SUCCESS);
     checks.state("run page flipped");
     let interference = Interference::flip(page.0, OFFSETS, VALUES);
     let mut odd = None;
     for _ in 0..ROUNDS {
-        let status = status(RmiCommand::RecEnter { rec, run_ptr: page.0 });
+        let status = enter(rec, page.0);
         if !matches!(status, Status::SUCCESS | Status::ERROR_INPUT | Status::ERROR_REC) {
             odd = Some(status);
         }
     }
     interference.end();
     checks.that("enter-flipped", odd.is_none(), || format!("{odd:?}"));
-    checks.equal("enter-after-flipped", enter(), Status::SUCCESS);
+    checks.equal("enter-after-flipped", fresh(), Status::SUCCESS);
     checks.state("run page delegated");
     let interference = Interference::delegate(page.0);
     let (mut entered, mut refused, mut odd) = (0, 0, None);
     for _ in 0..ROUNDS {
-        match status(RmiCommand::RecEnter { rec, run_ptr: page.0 }) {
+        match enter(rec, page.0) {
             Status::SUCCESS => entered += 1,
             Status::ERROR_INPUT => refused += 1,
             other => odd = Some(other),
@@ -99,7 +99,7 @@ fn run_page(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
     }
     interference.end();
     checks.that("enter-delegated", odd.is_none(), || format!("{odd:?} after {entered} and {refused}"));
-    checks.equal("enter-after-delegated", enter(), Status::SUCCESS);
+    checks.equal("enter-after-delegated", fresh(), Status::SUCCESS);
     checks.that("run-page-back", page.reclaim(), || "the page did not come back");
     realm.destroy();
 }
