@@ -56,7 +56,7 @@ fn enter(rec: u64, run_ptr: u64) -> Status {
 
 /// A realm that counts for ever, without its host looking.
 fn spinning_realm(checks: &mut Checks, device: &Arc<Device<BareHost>>) -> Option<Arc<Realm>> {
-    let settings = Settings { cpus: 1, argument: SPIN, hash: HashAlgorithm::SHA_256 };
+    let settings = Settings { cpus: 1, argument: SPIN, hash: HashAlgorithm::SHA_256, full: false };
     match Realm::build(device, &settings) {
         Ok(realm) => Some(realm),
         Err(error) => {

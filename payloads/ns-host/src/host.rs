@@ -1,6 +1,7 @@
 //! The Host core's surroundings on bare metal: spin locks, pages, the counter, interrupts between CPUs.
 
 use crate::memory;
+use crate::registers::Guard;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -105,6 +106,10 @@ pub struct BareHost {
     /// Entries of realms that are still to be cut short by an interrupt.
     preempt: AtomicU64,
     warnings: AtomicU64,
+    /// Whether registers of this world get patterns around every run.
+    guard: AtomicBool,
+    /// The first register that did not survive a run.
+    changed: Mutex<Option<(&'static str, u64, u64)>>,
     /// What commands named.
     pub seen: Seen,
 }
@@ -122,6 +127,8 @@ impl BareHost {
             loaded: [const { AtomicU64::new(0) }; MAX_CPUS],
             preempt: AtomicU64::new(0),
             warnings: AtomicU64::new(0),
+            guard: AtomicBool::new(false),
+            changed: Mutex::new(None),
             seen: Seen::default(),
         }
     }
@@ -129,6 +136,16 @@ impl BareHost {
     /// Cuts the next `entries` of realms short.
     pub fn preempt(&self, entries: u64) {
         self.preempt.store(entries, Ordering::Relaxed);
+    }
+
+    /// Guards this world's registers in every run from now on, or no longer.
+    pub fn guard(&self, on: bool) {
+        self.guard.store(on, Ordering::Relaxed);
+    }
+
+    /// The first register that did not survive a guarded run: name, what it was after the run and before.
+    pub fn changed(&self) -> Option<(&'static str, u64, u64)> {
+        *self.changed.lock()
     }
 
     /// How often the Host core had something to say an administrator should know.
@@ -176,8 +193,14 @@ impl Host for BareHost {
     }
 
     fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
-        self.seen.note(&RmiCommand::from_regs(&regs));
+        let command = RmiCommand::from_regs(&regs);
+        self.seen.note(&command);
+        let guard = (self.guard.load(Ordering::Relaxed) && matches!(command, RmiCommand::RecEnter { .. }))
+            .then(|| Guard::set(timer::now()));
         let [x0, x1, x2, x3, x4, ..] = smc::call(regs);
+        if let Some(changed) = guard.and_then(|guard| guard.changed()) {
+            self.changed.lock().get_or_insert(changed);
+        }
         [x0, x1, x2, x3, x4]
     }
 

@@ -56,7 +56,7 @@ enum Failed {
 }
 
 fn settings(cpus: usize) -> Settings {
-    Settings { cpus, argument: IDLE, hash: HashAlgorithm::SHA_256 }
+    Settings { cpus, argument: IDLE, hash: HashAlgorithm::SHA_256, full: false }
 }
 
 fn ended(stops: alloc::vec::Vec<Stop>) -> Result<(), Failed> {

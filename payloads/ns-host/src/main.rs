@@ -27,6 +27,8 @@ mod memory;
 mod programs;
 #[cfg(target_os = "none")]
 mod realm;
+#[cfg(target_os = "none")]
+mod registers;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -29,10 +29,12 @@ struct Program {
     name: &'static str,
     cpus: usize,
     end: End,
+    /// Whether the realm has SVE and a PMU, and the host's registers are guarded.
+    full: bool,
 }
 
 const fn program(number: u64, name: &'static str, cpus: usize) -> Program {
-    Program { number, name, cpus, end: End::Off }
+    Program { number, name, cpus, end: End::Off, full: false }
 }
 
 const PROGRAMS: [Program; 10] = [
@@ -42,10 +44,10 @@ const PROGRAMS: [Program; 10] = [
     program(3, "mmio", 1),
     program(4, "interrupts", 1),
     program(5, "smp", 4),
-    program(6, "noisy", 2),
+    Program { full: true, ..program(6, "noisy", 2) },
     program(7, "hostile", 1),
-    Program { number: 8, name: "destroyed", cpus: 1, end: End::Fault },
-    Program { number: 9, name: "reset", cpus: 1, end: End::Reset },
+    Program { end: End::Fault, ..program(8, "destroyed", 1) },
+    Program { end: End::Reset, ..program(9, "reset", 1) },
 ];
 
 /// The program for lives that are about something else.
@@ -53,7 +55,7 @@ pub const IDLE: u64 = 11;
 
 /// Runs them all.
 pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
-    for Program { number, name, cpus: wanted, end } in PROGRAMS {
+    for Program { number, name, cpus: wanted, end, full } in PROGRAMS {
         if wanted > cpus {
             realm_el2::uart::line(format_args!("host: {name} needs {wanted} CPUs"));
             continue;
@@ -61,7 +63,7 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
         checks.state(format_args!("realm program {name}"));
         let before = Balance::of(device);
         let hash = if number % 2 == 0 { HashAlgorithm::SHA_256 } else { HashAlgorithm::SHA_512 };
-        let settings = Settings { cpus: wanted, argument: number, hash };
+        let settings = Settings { cpus: wanted, argument: number, hash, full };
         let realm = match Realm::build(device, &settings) {
             Ok(realm) => realm,
             Err(error) => {
@@ -69,8 +71,9 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
                 continue;
             }
         };
-        let first_cpu = usize::from(wanted < cpus);
-        let stops = run_on(&realm, wanted, first_cpu);
+        device.host().guard(full);
+        let stops = run_on(&realm, wanted, usize::from(wanted < cpus));
+        device.host().guard(false);
         realm.destroy();
         let ended = match end {
             End::Off => stops.contains(&Stop::Event(SystemEvent::SHUTDOWN)),
@@ -80,6 +83,8 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
         checks.that(&format!("{name}-end"), ended, || format!("{stops:?}"));
         Balance::of(device).check(checks, &format!("{name}-balance"), &before);
     }
+    let changed = device.host().changed();
+    checks.that("registers", changed.is_none(), || format!("{changed:x?}"));
 }
 
 /// Runs each vCPU of a realm on a CPU of its own, from `first_cpu` on, until one of them ends; how they ended.

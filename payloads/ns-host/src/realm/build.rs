@@ -31,6 +31,8 @@ pub struct Settings {
     pub argument: u64,
     /// Hash of its measurements.
     pub hash: HashAlgorithm,
+    /// Whether it has SVE and a PMU.
+    pub full: bool,
 }
 
 impl Realm {
@@ -105,7 +107,7 @@ impl Builder<'_> {
         let vm = self.keep(vm);
         self.add_memory(&caller, vm).step("memory")?;
         let vcpus = (0..settings.cpus)
-            .map(|id| self.add_vcpu(&caller, vm, id))
+            .map(|id| self.add_vcpu(&caller, vm, id, settings.full))
             .collect::<Result<Vcpus, Errno>>()
             .step("vCPUs")?;
         self.add_gic(&caller, vm, settings.cpus).step("GIC")?;
@@ -162,6 +164,7 @@ impl Builder<'_> {
         caller: &Caller<'_>,
         vm: i32,
         id: usize,
+        full: bool,
     ) -> Result<(i32, Arc<realm_host::Vcpu<BareHost>>), Errno> {
         let fd = caller.value(vm, Ioctl::CreateVcpu, id as u64)?;
         let fd = self.keep(fd);
@@ -169,7 +172,11 @@ impl Builder<'_> {
         caller.exchange(vm, Ioctl::ArmPreferredTarget, &mut init)?;
         let init = init.with(VcpuFeature::PSCI_0_2).with(Generation::V8.rec_feature());
         let init = if id == 0 { init } else { init.with(VcpuFeature::POWER_OFF) };
+        let init = if full { init.with(VcpuFeature::SVE).with(VcpuFeature::PMU_V3) } else { init };
         caller.with(fd, Ioctl::ArmVcpuInit, &init)?;
+        if full {
+            caller.with(fd, Ioctl::ArmVcpuFinalize, &VcpuFeature::SVE.0)?;
+        }
         Ok((fd, vcpu(caller.host, fd)?))
     }
 
