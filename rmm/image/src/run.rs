@@ -1,6 +1,7 @@
 //! One run of a realm on this CPU: its registers in, the Non-secure world's kept, until something traps.
 
 mod el1;
+mod fault;
 mod gic;
 mod pmu;
 mod simd;
@@ -68,25 +69,25 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     instruction!("isb");
 
     let mut simd = simd::Lazy::new(optional, controls, simd);
-    let vector = loop {
+    let exit = loop {
         // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
         // its stage 2, which the RMM's core has made.
         let vector = unsafe { rmm_enter(context.gprs.as_mut_ptr()) };
-        // Nothing else changed: ELR_EL2 and SPSR_EL2 are still the realm's.
-        if vector == vectors::SYNC && simd.load_for(mrs!("esr_el2")) {
+        // Where the realm goes on again, nothing else changed: ELR_EL2 and SPSR_EL2 are still its.
+        if vector != vectors::SYNC {
+            break vector_exit(vector);
+        }
+        let esr = mrs!("esr_el2");
+        if simd.load_for(esr) {
             continue;
         }
-        break vector;
+        let far = mrs!("far_el2");
+        // Without an IPA: the realm changed its tables since. Its instruction, tried again, finds what they are now.
+        if let Some(hpfar) = fault::hpfar(esr, far) {
+            break RealmExit::Sync { esr, far, hpfar };
+        }
     };
     simd.finish();
-    let exit = match vector {
-        vectors::SYNC => {
-            RealmExit::Sync { esr: mrs!("esr_el2"), far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") }
-        }
-        vectors::IRQ => RealmExit::Irq,
-        vectors::FIQ => RealmExit::Fiq,
-        _ => RealmExit::SError { esr: mrs!("esr_el2") },
-    };
     store(optional, context, controls);
     if let Some(host) = &host_pmu {
         pmu::load(optional, host);
@@ -94,6 +95,14 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     host.restore(optional);
     instruction!("isb");
     exit
+}
+
+fn vector_exit(vector: u64) -> RealmExit {
+    match vector {
+        vectors::IRQ => RealmExit::Irq,
+        vectors::FIQ => RealmExit::Fiq,
+        _ => RealmExit::SError { esr: mrs!("esr_el2") },
+    }
 }
 
 fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {

@@ -1,4 +1,5 @@
-//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults of a copy, or fatal.
+//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults of a copy, aborts of the
+//! translation of a realm's address, or fatal.
 
 use crate::{console, mmu};
 use core::arch::global_asm;
@@ -30,22 +31,27 @@ global_asm!(
     "fatal",
     // From EL2.
     "    .balign 128",
-    "    mrs x16, elr_el2",
-    "    adr x17, rmm_copy",
-    "    cmp x16, x17",
-    "    b.lo rmm_fatal_entry",
-    "    adr x17, rmm_copy_end",
-    "    cmp x16, x17",
-    "    b.hs rmm_fatal_entry",
     "    mrs x16, esr_el2",
     "    ubfx x17, x16, #26, #6",
     "    cmp x17, #0x25", // data abort, same level
     "    b.ne rmm_fatal_entry",
+    "    mrs x17, elr_el2",
+    "    adr x16, rmm_translate",
+    "    cmp x16, x17",
+    "    adr x16, rmm_translate_fault",
+    "    b.eq 1f",
+    "    adr x16, rmm_copy",
+    "    cmp x17, x16",
+    "    b.lo rmm_fatal_entry",
+    "    adr x16, rmm_copy_end",
+    "    cmp x17, x16",
+    "    b.hs rmm_fatal_entry",
+    "    mrs x16, esr_el2",
     "    and x16, x16, #0x3f",
     "    cmp x16, #0x28", // granule protection fault, not of a table walk
     "    b.ne rmm_fatal_entry",
     "    adr x16, rmm_copy_fault",
-    "    msr elr_el2, x16",
+    "1:  msr elr_el2, x16",
     "    eret",
     "fatal",
     "fatal",
@@ -115,6 +121,17 @@ global_asm!(
     "    ldp x27, x28, [sp, #80]",
     "    ldp x29, x30, [sp], #112",
     "    ret",
+    // Translates X0 by stage 1 of the realm whose registers are loaded, as for a read at EL1, and returns PAR_EL1.
+    ".global rmm_translate",
+    "rmm_translate:",
+    "    at s1e1r, x0",
+    "    isb",
+    "    mrs x0, par_el1",
+    "    ret",
+    // The walk met memory that is not there: an external abort, taken as an exception. Reads as a failure.
+    "rmm_translate_fault:",
+    "    mov x0, #1",
+    "    ret",
     "rmm_fatal_entry:",
     "    movz x16, #:abs_g2:{emergency}",
     "    movk x16, #:abs_g1_nc:{emergency}",
@@ -135,6 +152,12 @@ unsafe extern "C" {
     /// # Safety
     /// `gprs` must be valid for reads and writes of 31 registers, and the system registers must be the realm's.
     pub fn rmm_enter(gprs: *mut u64) -> u64;
+
+    /// See above.
+    ///
+    /// # Safety
+    /// HCR_EL2 and the registers of stage 1 at EL1 must be a realm's, which loses its PAR_EL1. ELR_EL2 and SPSR_EL2 may change.
+    pub fn rmm_translate(va: u64) -> u64;
 }
 
 /// An exception the RMM cannot have caused unless it is broken.
