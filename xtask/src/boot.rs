@@ -1,6 +1,6 @@
 //! The machine in QEMU: `cargo xtask boot`.
 
-use crate::image::{self, Image, Offer, STUB, Stub};
+use crate::image::{self, Image, Offer, STUB, STUB_HOST, Stub};
 use crate::setup;
 use crate::shell::{self, Error, Result};
 use realm_report::Journal;
@@ -20,13 +20,13 @@ pub struct Options {
     #[arg(long, default_value = "2G", value_name = "SIZE")]
     memory: String,
     /// A raw Non-secure image, entered at 0x60000000 at EL2 with the MMU off and x0 = device tree; "stub" for a small
-    /// one that tries the monitor. Without it the Non-secure host of this repository.
+    /// one that tries the monitor, "stub-host" for one that makes a realm by hand. Without it the Non-secure host of this repository.
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
     /// A raw RMM image for 0x40100000; "stub" for one that knows only VERSION and GRANULE_DELEGATE and _UNDELEGATE.
     #[arg(long, value_name = "FILE")]
     rmm: Option<PathBuf>,
-    /// Any EL3 image for address 0; one of more than 1 MiB brings its own RMM and payload.
+    /// Any EL3 image for address 0, "stub" for the smallest that can run an RMM; one of more than 1 MiB brings its own RMM and payload.
     #[arg(long, value_name = "FILE")]
     monitor: Option<PathBuf>,
     /// Give up after this many seconds.
@@ -79,12 +79,14 @@ impl Machine {
     }
 }
 
-/// A file of the user's or one that is built.
-fn image(file: Option<&Path>, own: Image, stub: Option<Stub>) -> Result<Vec<u8>> {
-    let path = match (file, stub) {
-        (Some(file), Some(stub)) if file == Path::new(STUB) => stub.build()?,
-        (Some(file), _) => file.to_owned(),
-        (None, _) => own.build()?,
+/// A file of the user's, a stand-in that has a name, or one that is built.
+fn image(file: Option<&Path>, own: Image, stubs: &[(&str, Stub)]) -> Result<Vec<u8>> {
+    let path = match file {
+        Some(file) => match stubs.iter().find(|(word, _)| file == Path::new(word)) {
+            Some((_, stub)) => stub.build()?,
+            None => file.to_owned(),
+        },
+        None => own.build()?,
     };
     std::fs::read(&path).map_err(Error::file(&path))
 }
@@ -92,9 +94,10 @@ fn image(file: Option<&Path>, own: Image, stub: Option<Stub>) -> Result<Vec<u8>>
 /// Builds what is not given, and runs the machine until it is powered off.
 pub fn boot(options: &Options) -> Result {
     setup::qemu()?;
-    let monitor = image(options.monitor.as_deref(), Image::Monitor, None)?;
-    let rmm = image(options.rmm.as_deref(), Image::Rmm, Some(Stub::Rmm))?;
-    let payload = image(options.payload.as_deref(), Image::NsHost, Some(Stub::Payload))?;
+    let monitor = image(options.monitor.as_deref(), Image::Monitor, &[(STUB, Stub::El3)])?;
+    let rmm = image(options.rmm.as_deref(), Image::Rmm, &[(STUB, Stub::Rmm)])?;
+    let payload =
+        image(options.payload.as_deref(), Image::NsHost, &[(STUB, Stub::Payload), (STUB_HOST, Stub::Host)])?;
     let offer = Offer { interface: options.rmm_interface, manifest: options.rmm_manifest };
     let flash = image::flash(&monitor, &rmm, &payload, offer)?;
     let machine = Machine { smp: options.smp, memory: options.memory.clone(), icount: options.icount };

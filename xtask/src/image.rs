@@ -13,6 +13,8 @@ use zerocopy::IntoBytes;
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The word for the built-in stand-ins instead of a file.
 pub const STUB: &str = "stub";
+/// The word for the Host with a realm made by hand.
+pub const STUB_HOST: &str = "stub-host";
 
 /// A program of this repository that becomes an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,10 @@ pub enum Stub {
     Rmm,
     /// For the payload.
     Payload,
+    /// For the payload: a Host with one realm made by hand.
+    Host,
+    /// For the monitor.
+    El3,
 }
 
 impl Stub {
@@ -97,6 +103,8 @@ impl Stub {
         let (name, base) = match self {
             Self::Rmm => ("rmm", layout::RMM_IMAGE.base),
             Self::Payload => ("payload", layout::PAYLOAD_BASE),
+            Self::Host => ("host", layout::PAYLOAD_BASE),
+            Self::El3 => ("el3", layout::FLASH.base),
         };
         let dir = images()?;
         let program = dir.join(format!("stub-{name}.elf"));

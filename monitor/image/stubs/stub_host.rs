@@ -1,0 +1,399 @@
+//! The smallest Host: on every CPU it delegates granules and takes them back, and on the first it makes a realm by hand,
+//! runs it and destroys it. It knows nothing of EL3 and RMM but their interfaces. Reports as crate `realm-report` says.
+#![no_std]
+#![no_main]
+
+use core::arch::{asm, global_asm};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+global_asm!(
+    r#"
+    .section .text.start, "ax"
+    .global _start
+_start:
+    adrp    x1, _start
+    add     sp, x1, #0x200000
+    b       {main}
+    .global second
+second:
+    adrp    x1, _start
+    add     sp, x1, #0x210000
+    b       {second_main}
+
+// The realm's program, at IPA 0. It has memory up to 0x4000; the page at 0x1000 becomes its table, 0x2000 is for host calls.
+// IPA 1 << 32 is the Host's: a page it can only read, then one it can write.
+    .balign 0x1000
+realm_start:
+    mov     x20, #1
+    lsl     x20, x20, #32
+    // Stage 1 off: a write to what can only be read.
+    mov     w1, #0x11
+    strb    w1, [x20, #0x123]
+    // The first GiB where it is, the GiB with the Host's pages at 0x40000000, not executable.
+    mov     x0, #0x1000
+    mov     x1, #0x701
+    str     x1, [x0]
+    mov     x1, #0x701
+    orr     x1, x1, x20
+    movk    x1, #0x60, lsl #48
+    str     x1, [x0, #8]
+    dsb     sy
+    msr     ttbr0_el1, x0
+    mov     x1, #0xff
+    msr     mair_el1, x1
+    // 39 bits, write-back and inner shareable walks of TTBR0, none of TTBR1; 40 bits of IPA.
+    ldr     x1, =0x200803519
+    msr     tcr_el1, x1
+    isb
+    ldr     x1, =0x30d01985
+    msr     sctlr_el1, x1
+    isb
+    ldr     x1, =0x0123456789abc000
+    msr     par_el1, x1
+    mov     x21, #0x40000000
+    ldr     x2, =0x2222222222222222
+    str     x2, [x21, #0x450]
+    // Nobody but this program may have changed it.
+    mrs     x4, par_el1
+    ldr     x5, [x21, #0x10]
+    mov     x0, #0x2000
+    mov     x1, #0x77
+    strh    w1, [x0]
+    str     x4, [x0, #8]
+    str     x5, [x0, #16]
+    mov     x1, #0x2000
+    ldr     x0, =0xc4000199
+    smc     #0
+    cbnz    x0, 9f
+    // Until the Host has seen an interrupt end the run.
+    mov     x22, #0x1000
+    add     x22, x22, x21
+1:  ldr     x1, [x22]
+    cbz     x1, 1b
+    ldr     x0, =0x84000008
+    smc     #0
+9:  b       9b
+    .ltorg
+    .balign 0x1000
+"#,
+    main = sym main,
+    second_main = sym second_main
+);
+
+unsafe extern "C" {
+    fn second();
+    static realm_start: u8;
+}
+
+struct Uart;
+
+impl Write for Uart {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: the UART's data register.
+            unsafe { (0x0900_0000 as *mut u32).write_volatile(byte.into()) };
+        }
+        Ok(())
+    }
+}
+
+/// A run of checks under one name.
+struct Run {
+    name: &'static str,
+    checks: u32,
+}
+
+impl Run {
+    fn begin(name: &'static str) -> Self {
+        let _ = writeln!(Uart, "@begin {name}");
+        Self { name, checks: 0 }
+    }
+    fn equal(&mut self, check: &str, found: u64, expected: u64) {
+        self.checks += 1;
+        let _ = if found == expected {
+            writeln!(Uart, "@ok {} {check}", self.name)
+        } else {
+            writeln!(Uart, "@bad {} {check}: {found:#x}, not {expected:#x}", self.name)
+        };
+    }
+    fn end(self) {
+        let _ = writeln!(Uart, "@end {} {}", self.name, self.checks);
+    }
+}
+
+/// X0 to X5 after a call with these from X0 on.
+fn smc(args: &[u64]) -> [u64; 6] {
+    let mut regs = [0; 6];
+    regs[..args.len()].copy_from_slice(args);
+    // SAFETY: the calls made here change only memory that is meant to change.
+    unsafe {
+        asm!(
+            "smc #0",
+            inout("x0") regs[0], inout("x1") regs[1], inout("x2") regs[2], inout("x3") regs[3], inout("x4") regs[4],
+            inout("x5") regs[5],
+        );
+    }
+    regs
+}
+
+const VERSION: u64 = 0xc400_0150;
+const DELEGATE: u64 = 0xc400_0151;
+const UNDELEGATE: u64 = 0xc400_0152;
+const DATA_CREATE: u64 = 0xc400_0153;
+const DATA_DESTROY: u64 = 0xc400_0155;
+const REALM_ACTIVATE: u64 = 0xc400_0157;
+const REALM_CREATE: u64 = 0xc400_0158;
+const REALM_DESTROY: u64 = 0xc400_0159;
+const REC_CREATE: u64 = 0xc400_015a;
+const REC_DESTROY: u64 = 0xc400_015b;
+const REC_ENTER: u64 = 0xc400_015c;
+const RTT_CREATE: u64 = 0xc400_015d;
+const RTT_DESTROY: u64 = 0xc400_015e;
+const RTT_MAP_UNPROTECTED: u64 = 0xc400_015f;
+const RTT_UNMAP_UNPROTECTED: u64 = 0xc400_0162;
+const FEATURES: u64 = 0xc400_0165;
+const REC_AUX_COUNT: u64 = 0xc400_0167;
+const RTT_INIT_RIPAS: u64 = 0xc400_0168;
+const CPU_OFF: u64 = 0x8400_0002;
+const CPU_ON: u64 = 0xc400_0003;
+const AFFINITY_INFO: u64 = 0xc400_0004;
+const SYSTEM_OFF: u64 = 0x8400_0008;
+
+/// Memory of this program: pages for the Host's own use, then granules.
+const RUN_PAGE: u64 = 0x7000_0000;
+const PARAMS: u64 = 0x7000_1000;
+const READ_ONLY: u64 = 0x7000_2000;
+const WRITABLE: u64 = 0x7000_3000;
+const GRANULES: u64 = 0x7010_0000;
+/// An IPA of the Host's half of a 33 bit space.
+const UNPROTECTED: u64 = 1 << 32;
+/// Pages of the realm.
+const PAGES: u64 = 4;
+
+fn put(address: u64, value: u64) {
+    // SAFETY: a page of this program's own, aligned.
+    unsafe { (address as *mut u64).write_volatile(value) };
+}
+
+fn get(address: u64) -> u64 {
+    // SAFETY: as for `put`.
+    unsafe { (address as *const u64).read_volatile() }
+}
+
+fn clear(page: u64) {
+    for word in 0..512 {
+        put(page + 8 * word, 0);
+    }
+}
+
+/// What every CPU does.
+fn granules(run: &mut Run, first: u64) {
+    run.equal("version", smc(&[VERSION, 0x10000])[0], 0);
+    run.equal("features", smc(&[FEATURES, 0])[0], 0);
+    for pa in [first, first + 0x1000] {
+        for _ in 0..2 {
+            run.equal("delegate", smc(&[DELEGATE, pa])[0], 0);
+            run.equal("delegate-twice", smc(&[DELEGATE, pa])[0], 1);
+            run.equal("undelegate", smc(&[UNDELEGATE, pa])[0], 0);
+            run.equal("undelegate-twice", smc(&[UNDELEGATE, pa])[0], 1);
+            // The page is this world's again, and nothing of the Realm world's is in it.
+            put(pa, 7);
+            run.equal("written", get(pa), 7);
+        }
+    }
+    run.equal("delegate-unaligned", smc(&[DELEGATE, first + 8])[0], 1);
+    run.equal("delegate-of-rmm", smc(&[DELEGATE, 0x4010_0000])[0], 1);
+    // Nobody but the RMM may ask EL3 for this.
+    run.equal("gtsi", smc(&[0xc400_01b0, first])[0], u64::MAX);
+}
+
+/// Where the fields of the run page are.
+mod field {
+    pub const FLAGS: u64 = super::RUN_PAGE;
+    pub const REASON: u64 = super::RUN_PAGE + 0x800;
+    pub const ESR: u64 = super::RUN_PAGE + 0x900;
+    pub const FAR: u64 = super::RUN_PAGE + 0x908;
+    pub const HPFAR: u64 = super::RUN_PAGE + 0x910;
+    pub const GPRS: u64 = super::RUN_PAGE + 0xa00;
+    pub const IMM: u64 = super::RUN_PAGE + 0xe00;
+}
+
+const EMULATED: u64 = 1 << 0;
+const SYNC: u64 = 0;
+const IRQ: u64 = 1;
+const PSCI: u64 = 3;
+const HOST_CALL: u64 = 5;
+
+/// A timer interrupt of this world in a while: pending, but not taken here.
+fn start_timer() {
+    let put = |address: usize, value: u32| {
+        // SAFETY: registers of the GIC, which nothing else uses.
+        unsafe { (address as *mut u32).write_volatile(value) };
+    };
+    put(0x0800_0000, 0x12);
+    put(0x080b_0100, 1 << 26);
+    // SAFETY: the interrupt stays masked: it only becomes pending.
+    unsafe {
+        asm!(
+            "msr S3_4_C12_C9_5, {sre}",
+            "isb",
+            "msr S3_0_C4_C6_0, {mask}",
+            "msr S3_0_C12_C12_7, {one}",
+            "msr cnthp_tval_el2, {wait}",
+            "msr cnthp_ctl_el2, {one}",
+            "isb",
+            sre = in(reg) 0xf_u64,
+            mask = in(reg) 0xff_u64,
+            one = in(reg) 1_u64,
+            wait = in(reg) 100_000_u64,
+        );
+    }
+}
+
+fn stop_timer() {
+    // SAFETY: this world's timer.
+    unsafe { asm!("msr cnthp_ctl_el2, xzr", "isb") };
+}
+
+/// Enters the REC; checks status and reason of the exit.
+fn enter(run: &mut Run, check: &str, rec: u64, flags: u64, reason: u64) {
+    put(field::FLAGS, flags);
+    run.equal(check, smc(&[REC_ENTER, rec, RUN_PAGE])[0], 0);
+    run.equal("exit-reason", get(field::REASON) & 0xff, reason);
+}
+
+/// A write to the page the realm can only read, at `offset` in it.
+fn written(run: &mut Run, rec: u64, flags: u64, offset: u64, value: u64) {
+    const SHOWN: u64 = 0x3f << 26 | 1 << 24 | 1 << 6 | 0x3c;
+    enter(run, "write", rec, flags, SYNC);
+    run.equal("esr", get(field::ESR) & SHOWN, 0x24 << 26 | 1 << 24 | 1 << 6 | 0x0c);
+    run.equal("hpfar", get(field::HPFAR), UNPROTECTED >> 8);
+    run.equal("far", get(field::FAR), offset);
+    run.equal("value", get(field::GPRS), value);
+}
+
+fn realm(run: &mut Run) {
+    let mut next = GRANULES;
+    let mut granule = |run: &mut Run| {
+        let pa = next;
+        next += 0x1000;
+        run.equal("delegate", smc(&[DELEGATE, pa])[0], 0);
+        pa
+    };
+    for page in [RUN_PAGE, PARAMS, READ_ONLY, WRITABLE] {
+        clear(page);
+    }
+    let (rd, root) = (granule(run), granule(run));
+    put(PARAMS + 0x8, 33);
+    put(PARAMS + 0x18, 1);
+    put(PARAMS + 0x20, 1);
+    put(PARAMS + 0x800, 5);
+    put(PARAMS + 0x808, root);
+    put(PARAMS + 0x810, 1);
+    put(PARAMS + 0x818, 1);
+    run.equal("realm-create", smc(&[REALM_CREATE, rd, PARAMS])[0], 0);
+    let tables = [(0, 2), (0, 3), (UNPROTECTED, 2), (UNPROTECTED, 3)];
+    for (ipa, level) in tables {
+        let table = granule(run);
+        run.equal("rtt-create", smc(&[RTT_CREATE, rd, table, ipa, level])[0], 0);
+    }
+    run.equal("init-ripas", smc(&[RTT_INIT_RIPAS, rd, 0, 0x1000 * PAGES])[0], 0);
+    for page in 0..PAGES {
+        let data = granule(run);
+        // The program, then zeros.
+        let source = if page == 0 { &raw const realm_start as u64 } else { WRITABLE };
+        run.equal("data-create", smc(&[DATA_CREATE, rd, data, page << 12, source, 1])[0], 0);
+    }
+    let [status, aux_count, ..] = smc(&[REC_AUX_COUNT, rd]);
+    run.equal("aux-count", status, 0);
+    let rec = granule(run);
+    clear(PARAMS);
+    put(PARAMS, 1);
+    put(PARAMS + 0x800, aux_count);
+    for n in 0..aux_count {
+        put(PARAMS + 0x808 + 8 * n, granule(run));
+    }
+    run.equal("rec-create", smc(&[REC_CREATE, rd, rec, PARAMS])[0], 0);
+    // Write-back; readable, readable and writable.
+    for (n, desc) in [READ_ONLY | 0x58, WRITABLE | 0xd8].into_iter().enumerate() {
+        let ipa = UNPROTECTED + 0x1000 * n as u64;
+        run.equal("map-unprotected", smc(&[RTT_MAP_UNPROTECTED, rd, ipa, 3, desc])[0], 0);
+    }
+    run.equal("realm-activate", smc(&[REALM_ACTIVATE, rd])[0], 0);
+
+    put(READ_ONLY + 0x10, 0x5555);
+    written(run, rec, 0, 0x123, 0x11);
+    written(run, rec, EMULATED, 0x450, 0x2222_2222_2222_2222);
+    run.equal("nothing-written", get(READ_ONLY + 0x450) | get(READ_ONLY + 0x120), 0);
+    enter(run, "host-call", rec, EMULATED, HOST_CALL);
+    run.equal("immediate", get(field::IMM) & 0xffff, 0x77);
+    run.equal("par", get(field::GPRS), 0x0123_4567_89ab_c000);
+    run.equal("read", get(field::GPRS + 8), 0x5555);
+    start_timer();
+    enter(run, "interrupted", rec, 0, IRQ);
+    stop_timer();
+    put(WRITABLE, 1);
+    enter(run, "system-off", rec, 0, PSCI);
+    run.equal("function", get(field::GPRS), SYSTEM_OFF);
+
+    run.equal("rec-destroy", smc(&[REC_DESTROY, rec])[0], 0);
+    for page in 0..PAGES {
+        run.equal("data-destroy", smc(&[DATA_DESTROY, rd, page << 12])[0], 0);
+    }
+    for page in 0..2 {
+        let ipa = UNPROTECTED + (page << 12);
+        run.equal("unmap-unprotected", smc(&[RTT_UNMAP_UNPROTECTED, rd, ipa, 3])[0], 0);
+    }
+    for (ipa, level) in tables.into_iter().rev() {
+        run.equal("rtt-destroy", smc(&[RTT_DESTROY, rd, ipa, level])[0], 0);
+    }
+    run.equal("realm-destroy", smc(&[REALM_DESTROY, rd])[0], 0);
+    for pa in (GRANULES..next).step_by(0x1000) {
+        run.equal("undelegate", smc(&[UNDELEGATE, pa])[0], 0);
+        run.equal("wiped", (0..512).fold(0, |all, word| all | get(pa + 8 * word)), 0);
+    }
+}
+
+static DONE: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn second_main(context: u64) -> ! {
+    let mut run = Run::begin(if context == 1 { "second" } else { "second-again" });
+    granules(&mut run, 0x7200_0000);
+    run.end();
+    DONE.store(1, Ordering::Release);
+    smc(&[CPU_OFF]);
+    loop {}
+}
+
+/// Turns the second CPU on and waits until it has turned itself off.
+fn use_second(run: &mut Run, context: u64) {
+    DONE.store(0, Ordering::Relaxed);
+    let answer = smc(&[CPU_ON, 1, second as *const () as u64, context])[0];
+    if answer == 0 {
+        while DONE.load(Ordering::Acquire) == 0 {}
+        while smc(&[AFFINITY_INFO, 1, 0])[0] == 0 {}
+    }
+    run.equal("cpu-on", answer, 0);
+    run.equal("affinity-info", smc(&[AFFINITY_INFO, 1, 0])[0], 1);
+}
+
+extern "C" fn main() -> ! {
+    let mut run = Run::begin("first");
+    granules(&mut run, 0x7100_0000);
+    // The second time the RMM is entered warm on a CPU it knows.
+    use_second(&mut run, 1);
+    use_second(&mut run, 2);
+    run.end();
+    let mut run = Run::begin("realm");
+    realm(&mut run);
+    run.end();
+    smc(&[SYSTEM_OFF]);
+    loop {}
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let _ = writeln!(Uart, "{info}");
+    loop {}
+}
