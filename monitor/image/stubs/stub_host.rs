@@ -1,5 +1,5 @@
-//! The smallest Host: on every CPU it delegates granules and takes them back, and on the first it makes a realm by hand,
-//! runs it and destroys it. It knows nothing of EL3 and RMM but their interfaces. Reports as crate `realm-report` says.
+//! The smallest Host: on every CPU it delegates granules and takes them back, and on the first it makes realms by hand,
+//! runs them and destroys them, one after the other. It knows nothing of EL3 and RMM but their interfaces. Reports as crate `realm-report` says.
 #![no_std]
 #![no_main]
 
@@ -27,6 +27,10 @@ second:
 realm_start:
     mov     x20, #1
     lsl     x20, x20, #32
+    // No realm sees what another left in DISR_EL1.
+    mrs     x23, S3_0_C12_C1_1
+    ldr     x1, =0x80000411
+    msr     S3_0_C12_C1_1, x1
     // Stage 1 off: a write to what can only be read.
     mov     w1, #0x11
     strb    w1, [x20, #0x123]
@@ -62,6 +66,8 @@ realm_start:
     strh    w1, [x0]
     str     x4, [x0, #8]
     str     x5, [x0, #16]
+    mrs     x6, S3_0_C12_C1_1
+    stp     x23, x6, [x0, #24]
     mov     x1, #0x2000
     ldr     x0, =0xc4000199
     smc     #0
@@ -330,6 +336,8 @@ fn realm(run: &mut Run) {
     run.equal("immediate", get(field::IMM) & 0xffff, 0x77);
     run.equal("par", get(field::GPRS), 0x0123_4567_89ab_c000);
     run.equal("read", get(field::GPRS + 8), 0x5555);
+    run.equal("disr", get(field::GPRS + 16), 0);
+    run.equal("own-disr", get(field::GPRS + 24), 0x8000_0411);
     start_timer();
     enter(run, "interrupted", rec, 0, IRQ);
     stop_timer();
@@ -385,9 +393,11 @@ extern "C" fn main() -> ! {
     use_second(&mut run, 1);
     use_second(&mut run, 2);
     run.end();
-    let mut run = Run::begin("realm");
-    realm(&mut run);
-    run.end();
+    for name in ["realm", "realm-again"] {
+        let mut run = Run::begin(name);
+        realm(&mut run);
+        run.end();
+    }
     smc(&[SYSTEM_OFF]);
     loop {}
 }

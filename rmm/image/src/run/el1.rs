@@ -1,6 +1,7 @@
 //! EL1 and EL0 system registers, the timers and the keys of pointer authentication.
 //!
-//! With HCR_EL2.E2H the EL1 registers that have an EL2 counterpart are reached by other encodings.
+//! With HCR_EL2.E2H the EL1 registers that have an EL2 counterpart are reached by other encodings. What a realm reads and
+//! writes as DISR_EL1 is VDISR_EL2, as HCR_EL2.AMO is set; DISR_EL1 itself is never in its reach.
 
 use crate::features::Optional;
 use crate::sysreg::{mrs, msr};
@@ -47,7 +48,7 @@ pub fn load(optional: &Optional, from: &El1Registers) {
     }
     registers!(each);
     if optional.ras {
-        msr!("S3_0_C12_C1_1", from.disr_el1);
+        msr!("S3_4_C12_C1_1", from.disr_el1);
     }
     if optional.mpam {
         msr!("S3_0_C10_C5_1", from.mpam0_el1);
@@ -63,7 +64,7 @@ pub fn store(optional: &Optional, to: &mut El1Registers) {
     }
     registers!(each);
     if optional.ras {
-        to.disr_el1 = mrs!("S3_0_C12_C1_1");
+        to.disr_el1 = mrs!("S3_4_C12_C1_1");
     }
     if optional.mpam {
         to.mpam0_el1 = mrs!("S3_0_C10_C5_1");
