@@ -1,6 +1,7 @@
 //! The machine in QEMU: `cargo xtask boot`.
 
 use crate::image::{self, Image, Offer, STUB, STUB_HOST, Stub};
+use crate::linux::{self, Linux};
 use crate::setup;
 use crate::shell::{self, Error, Result};
 use realm_report::Journal;
@@ -20,7 +21,7 @@ pub struct Options {
     #[arg(long, default_value = "2G", value_name = "SIZE")]
     memory: String,
     /// A raw Non-secure image, entered at 0x60000000 at EL2 with the MMU off and x0 = device tree; "stub" for a small
-    /// one that tries the monitor, "stub-host" for one that makes a realm by hand. Without it the Non-secure host of this repository.
+    /// one that tries the monitor, "stub-host" for one that makes a realm by hand, "linux" for a Debian kernel. Without it the Non-secure host of this repository.
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
     /// A raw RMM image for 0x40100000; "stub" for one that knows only VERSION and GRANULE_DELEGATE and _UNDELEGATE.
@@ -96,13 +97,21 @@ pub fn boot(options: &Options) -> Result {
     setup::qemu()?;
     let monitor = image(options.monitor.as_deref(), Image::Monitor, &[(STUB, Stub::El3)])?;
     let rmm = image(options.rmm.as_deref(), Image::Rmm, &[(STUB, Stub::Rmm)])?;
-    let payload =
-        image(options.payload.as_deref(), Image::NsHost, &[(STUB, Stub::Payload), (STUB_HOST, Stub::Host)])?;
+    let linux = match &options.payload {
+        Some(word) if word == Path::new(linux::WORD) => Some(Linux::prepare()?),
+        _ => None,
+    };
+    let payload = linux.as_ref().map(|linux| &linux.kernel).or(options.payload.as_ref());
+    let stubs = [(STUB, Stub::Payload), (STUB_HOST, Stub::Host)];
+    let payload = image(payload.map(PathBuf::as_path), Image::NsHost, &stubs)?;
     let offer = Offer { interface: options.rmm_interface, manifest: options.rmm_manifest };
     let flash = image::flash(&monitor, &rmm, &payload, offer)?;
     let machine = Machine { smp: options.smp, memory: options.memory.clone(), icount: options.icount };
     let limit = (!options.gdb).then(|| Duration::from_secs(options.timeout));
     let change = |qemu: &mut Command| {
+        if let Some(linux) = &linux {
+            linux.add_to(&machine, qemu);
+        }
         qemu.args(&options.qemu);
         if options.gdb {
             qemu.args(["-s", "-S"]);
@@ -195,90 +204,4 @@ fn read(mut console: impl Read, echo: Echo) -> Vec<u8> {
         }
     }
     said
-}
-
-/// What the stub payload says of a monitor that does all it asks.
-const STUB_SAYS: &[&str] = &[
-    "payload: device tree at 0x40000000, magic 0xd00dfeed",
-    "payload: EL2",
-    "payload: PSCI 10001 SMCCC 10003",
-    "payload: VERSION [0, 10000, 10000, 0]",
-    "payload: granule: 0 -3 0",
-    "payload: above 4 GiB: 0 -3 0",
-    "payload: rmm: -3 -3 -2",
-    "payload: uart: -3 -3 -3",
-    "payload: unaligned: -2 -2 -2",
-    "payload: GTSI from here -1",
-    "payload: interrupt in the Realm world: 0 ISR 0x80",
-    "payload: CPU_SUSPEND 0",
-    "payload: CPU 1 was on",
-    "payload: CPU_ON 2: -2",
-];
-
-/// The runs of the Non-secure host and of the realms it makes.
-const HOST_RUNS: &[&str] = &[
-    "host",
-    "attacks",
-    "rsi",
-    "psci",
-    "memory",
-    "mmio",
-    "interrupts",
-    "smp",
-    "noisy",
-    "hostile",
-    "destroyed",
-    "reset",
-];
-
-/// Boots everything: realms on a Non-secure host over RMM and monitor, with memory above 4 GiB for the realms.
-pub fn check_host() -> Result {
-    setup::qemu()?;
-    let read = |path: PathBuf| std::fs::read(&path).map_err(Error::file(&path));
-    let flash = image::flash(
-        &read(Image::Monitor.build()?)?,
-        &read(Image::Rmm.build()?)?,
-        &read(Image::NsHost.build()?)?,
-        Offer { interface: 8, manifest: 5 },
-    )?;
-    let machine = Machine { smp: 4, memory: "6G".into(), icount: false };
-    let quiet = |qemu: &mut Command| {
-        qemu.stdin(Stdio::null());
-    };
-    let said = run(&machine, &flash, Some(Duration::from_secs(300)), Echo::Off, quiet)?;
-    judge(&said, HOST_RUNS)
-}
-
-/// Judges a console by its reports.
-fn judge(said: &str, expected: &[&str]) -> Result {
-    let journal = Journal::read(said);
-    let problems = journal.problems(expected);
-    if problems.is_empty() {
-        eprintln!("       {} checks in {} runs", journal.checks(), expected.len());
-        return Ok(());
-    }
-    let problems: String = problems.iter().map(|problem| format!("\n    {problem}")).collect();
-    Err(Error::Other(format!("the machine's reports:{problems}\n  all it said:\n{said}")))
-}
-
-/// Boots the monitor with the stubs and checks every answer it gives them.
-pub fn check_monitor() -> Result {
-    setup::qemu()?;
-    let read = |path: PathBuf| std::fs::read(&path).map_err(Error::file(&path));
-    let offer = Offer { interface: 8, manifest: 5 };
-    let flash = image::flash(
-        &read(Image::Monitor.build()?)?,
-        &read(Stub::Rmm.build()?)?,
-        &read(Stub::Payload.build()?)?,
-        offer,
-    )?;
-    let machine = Machine { smp: 2, memory: "4G".into(), icount: false };
-    let quiet = |qemu: &mut Command| {
-        qemu.stdin(Stdio::null());
-    };
-    let said = run(&machine, &flash, Some(Duration::from_secs(60)), Echo::Off, quiet)?;
-    match STUB_SAYS.iter().find(|line| !said.lines().any(|found| found == **line)) {
-        None => Ok(()),
-        Some(line) => Err(Error::Other(format!("the machine did not say `{line}` but:\n{said}"))),
-    }
 }

@@ -24,6 +24,14 @@ pub fn archive(busybox: &[u8]) -> Vec<u8> {
     archive
 }
 
+/// An archive with nothing but another init, to follow a whole one.
+pub fn init_only(init: &str) -> Vec<u8> {
+    let mut archive = Vec::new();
+    append(&mut archive, 1, "init", EXECUTABLE, init.as_bytes());
+    append(&mut archive, 0, "TRAILER!!!", 0, &[]);
+    archive
+}
+
 fn append(archive: &mut Vec<u8>, inode: usize, name: &str, mode: u32, content: &[u8]) {
     let links = if mode == DIRECTORY { 2 } else { 1 };
     let name_size = name.len() + 1;

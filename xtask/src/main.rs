@@ -3,9 +3,11 @@
 mod apt;
 mod bench;
 mod boot;
+mod firmware_tests;
 mod image;
 mod initrd;
 mod kernel;
+mod linux;
 mod run;
 mod setup;
 mod shell;

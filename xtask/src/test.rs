@@ -1,7 +1,7 @@
 //! What has to hold before a change lands.
 
 use crate::shell::{self, Result};
-use crate::{boot, image, run, setup};
+use crate::{firmware_tests, image, run, setup};
 use std::process::Command;
 
 /// Options of `cargo xtask test`.
@@ -10,6 +10,9 @@ pub struct Options {
     /// The nightly-sized run: 10,000 oracle sequences, every fuzz target for two minutes.
     #[arg(long)]
     nightly: bool,
+    /// Only the boots of the emulated machine.
+    #[arg(long)]
+    firmware: bool,
 }
 
 /// Options of `cargo xtask fuzz`.
@@ -24,6 +27,9 @@ pub struct FuzzOptions {
 
 /// Runs every check, stopping at the first that fails.
 pub fn test(options: &Options) -> Result {
+    if options.firmware {
+        return firmware_tests::all();
+    }
     setup::stable_components()?;
     check("format", shell::cargo().args(["fmt", "--all", "--check"]))?;
     check(
@@ -66,8 +72,7 @@ pub fn test(options: &Options) -> Result {
             .env("RUSTFLAGS", "--cfg loom"),
     )?;
     main_job()?;
-    shell::step("the monitor on the emulated machine", boot::check_monitor)?;
-    shell::step("realms on the emulated machine", boot::check_host)?;
+    firmware_tests::all()?;
     miri(!options.nightly)?;
     fuzz(&FuzzOptions { targets: Vec::new(), seconds: if options.nightly { 120 } else { 5 } })
 }

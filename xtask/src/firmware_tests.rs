@@ -1,0 +1,166 @@
+//! Boots of the firmware with stand-ins for what is around it, each judged by what the machine says.
+
+use crate::boot::{self, Echo, Machine};
+use crate::image::{self, Image, Offer, Stub};
+use crate::linux::{self, Linux};
+use crate::setup;
+use crate::shell::{self, Error, Result};
+use realm_report::Journal;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// All of them.
+pub fn all() -> Result {
+    shell::step("the monitor with stand-ins around it", check_monitor)?;
+    shell::step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
+    shell::step("realms on a Non-secure host", check_host)?;
+    shell::step("a Debian kernel on the monitor", check_linux)
+}
+
+/// What the RMM is offered where nothing else is said: the newest.
+const NEWEST: Offer = Offer { interface: 8, manifest: 5 };
+/// The oldest the RMM runs with.
+const OLDEST: Offer = Offer { interface: 3, manifest: 3 };
+
+/// A boot that has to end by itself, and all the runs it reports.
+struct Boot<'a> {
+    monitor: PathBuf,
+    rmm: PathBuf,
+    payload: PathBuf,
+    offer: Offer,
+    cpus: u8,
+    memory: &'a str,
+    seconds: u64,
+}
+
+impl Boot<'_> {
+    /// Runs it and returns what it said.
+    fn console(&self, change: impl FnOnce(&Machine, &mut Command)) -> Result<String> {
+        setup::qemu()?;
+        let read = |path: &PathBuf| std::fs::read(path).map_err(Error::file(path));
+        let flash =
+            image::flash(&read(&self.monitor)?, &read(&self.rmm)?, &read(&self.payload)?, self.offer)?;
+        let machine = Machine { smp: self.cpus, memory: self.memory.into(), icount: false };
+        let quiet = |qemu: &mut Command| {
+            qemu.stdin(Stdio::null());
+            change(&machine, qemu);
+        };
+        boot::run(&machine, &flash, Some(Duration::from_secs(self.seconds)), Echo::Off, quiet)
+    }
+}
+
+/// Fails with the whole console if a line is missing.
+fn has_lines(said: &str, lines: &[&str]) -> Result {
+    match lines.iter().find(|line| !said.lines().any(|found| found == **line)) {
+        None => Ok(()),
+        Some(line) => Err(Error::Other(format!("the machine did not say `{line}` but:\n{said}"))),
+    }
+}
+
+/// Fails with the whole console unless exactly these runs passed.
+fn has_passed(said: &str, runs: &[&str]) -> Result {
+    let problems = Journal::read(said).problems(runs);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let problems: String = problems.iter().map(|problem| format!("\n    {problem}")).collect();
+    Err(Error::Other(format!("the machine's reports:{problems}\n  all it said:\n{said}")))
+}
+
+/// What the stub payload says of a monitor that does all it asks.
+const STUB_SAYS: &[&str] = &[
+    "payload: device tree at 0x40000000, magic 0xd00dfeed",
+    "payload: EL2",
+    "payload: PSCI 10001 SMCCC 10003",
+    "payload: VERSION [0, 10000, 10000, 0]",
+    "payload: granule: 0 -3 0",
+    "payload: above 4 GiB: 0 -3 0",
+    "payload: rmm: -3 -3 -2",
+    "payload: uart: -3 -3 -3",
+    "payload: unaligned: -2 -2 -2",
+    "payload: GTSI from here -1",
+    "payload: interrupt in the Realm world: 0 ISR 0x80",
+    "payload: CPU_SUSPEND 0",
+    "payload: CPU 1 was on",
+    "payload: CPU_ON 2: -2",
+];
+
+/// Boots the monitor with the stubs and checks every answer it gives them.
+fn check_monitor() -> Result {
+    let boot = Boot {
+        monitor: Image::Monitor.build()?,
+        rmm: Stub::Rmm.build()?,
+        payload: Stub::Payload.build()?,
+        offer: NEWEST,
+        cpus: 2,
+        memory: "4G",
+        seconds: 60,
+    };
+    has_lines(&boot.console(|_, _| ())?, STUB_SAYS)
+}
+
+/// The runs of the Host with realms made by hand.
+const STUB_HOST_RUNS: &[&str] = &["first", "second", "second-again", "realm", "realm-again"];
+
+/// Boots monitor and RMM with the oldest interface between them and with the newest.
+fn check_interfaces() -> Result {
+    for offer in [OLDEST, NEWEST] {
+        let boot = Boot {
+            monitor: Image::Monitor.build()?,
+            rmm: Image::Rmm.build()?,
+            payload: Stub::Host.build()?,
+            offer,
+            cpus: 2,
+            memory: "2G",
+            seconds: 60,
+        };
+        has_passed(&boot.console(|_, _| ())?, STUB_HOST_RUNS)?;
+    }
+    Ok(())
+}
+
+/// The runs of the Non-secure host and of the realms it makes.
+const HOST_RUNS: &[&str] = &[
+    "host",
+    "attacks",
+    "rsi",
+    "psci",
+    "memory",
+    "mmio",
+    "interrupts",
+    "smp",
+    "noisy",
+    "hostile",
+    "destroyed",
+    "reset",
+];
+
+/// Boots everything: the Host core on bare metal and the realms it makes, of memory above 4 GiB.
+fn check_host() -> Result {
+    let boot = Boot {
+        monitor: Image::Monitor.build()?,
+        rmm: Image::Rmm.build()?,
+        payload: Image::NsHost.build()?,
+        offer: NEWEST,
+        cpus: 4,
+        memory: "6G",
+        seconds: 300,
+    };
+    has_passed(&boot.console(|_, _| ())?, HOST_RUNS)
+}
+
+/// Boots a stock Linux as the Non-secure world. It has memory above 4 GiB.
+fn check_linux() -> Result {
+    let linux = Linux::prepare()?;
+    let boot = Boot {
+        monitor: Image::Monitor.build()?,
+        rmm: Image::Rmm.build()?,
+        payload: linux.kernel.clone(),
+        offer: NEWEST,
+        cpus: 2,
+        memory: "5G",
+        seconds: 180,
+    };
+    has_passed(&boot.console(|machine, qemu| linux.add_to(machine, qemu))?, &[linux::RUN])
+}
