@@ -12,14 +12,18 @@
 //! @end rsi 2
 //! ```
 //!
-//! Names of runs and checks have no spaces; [`Record::parse`] refuses what does not fit.
+//! Names of runs and checks have no spaces; [`Record::parse`] refuses what does not fit. The side that judges is the feature `judge`:
+//! it needs a heap, which not every program has.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "judge")]
 mod judge;
 
+#[cfg(feature = "judge")]
 extern crate alloc;
 
+#[cfg(feature = "judge")]
 pub use judge::{Journal, Problem};
 
 use core::fmt;
