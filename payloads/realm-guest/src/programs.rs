@@ -10,6 +10,7 @@ mod power;
 mod psci;
 mod rsi;
 mod smp;
+mod spin;
 
 use crate::report::{self, Run};
 use crate::{boot, smc};
@@ -29,23 +30,32 @@ pub struct Start {
 /// A program: what the first vCPU does, and what the others do.
 struct Program {
     name: &'static str,
-    first: fn(&Run),
+    first: First,
     others: fn(Start) -> !,
 }
 
-const PROGRAMS: [Option<Program>; 12] = [
-    Some(Program { name: "rsi", first: rsi::run, others: alone }),
-    Some(Program { name: "psci", first: psci::run, others: psci::secondary }),
-    Some(Program { name: "memory", first: memory::run, others: alone }),
-    Some(Program { name: "mmio", first: mmio::run, others: alone }),
-    Some(Program { name: "interrupts", first: interrupts::run, others: alone }),
-    Some(Program { name: "smp", first: smp::run, others: smp::secondary }),
-    Some(Program { name: "noisy", first: noisy::run, others: noisy::secondary }),
-    Some(Program { name: "hostile", first: hostile::run, others: alone }),
-    Some(Program { name: "destroyed", first: power::destroyed, others: alone }),
-    Some(Program { name: "reset", first: power::reset, others: alone }),
+/// What the first vCPU does.
+enum First {
+    /// Checks, as a run that is reported.
+    Run(fn(&Run)),
+    /// Something whose end alone counts, so that it can be done again and again.
+    Silent(fn()),
+}
+
+const PROGRAMS: [Option<Program>; 13] = [
+    Some(Program { name: "rsi", first: First::Run(rsi::run), others: alone }),
+    Some(Program { name: "psci", first: First::Run(psci::run), others: psci::secondary }),
+    Some(Program { name: "memory", first: First::Run(memory::run), others: alone }),
+    Some(Program { name: "mmio", first: First::Run(mmio::run), others: alone }),
+    Some(Program { name: "interrupts", first: First::Run(interrupts::run), others: alone }),
+    Some(Program { name: "smp", first: First::Run(smp::run), others: smp::secondary }),
+    Some(Program { name: "noisy", first: First::Run(noisy::run), others: noisy::secondary }),
+    Some(Program { name: "hostile", first: First::Run(hostile::run), others: alone }),
+    Some(Program { name: "destroyed", first: First::Run(power::destroyed), others: alone }),
+    Some(Program { name: "reset", first: First::Run(power::reset), others: alone }),
     None,
-    Some(Program { name: "idle", first: idle::run, others: alone }),
+    Some(Program { name: "idle", first: First::Silent(idle::run), others: alone }),
+    Some(Program { name: "spin", first: First::Silent(spin::run), others: alone }),
 ];
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -67,7 +77,10 @@ pub fn run(number: u64) {
         return;
     };
     CHOSEN.store(index, Ordering::Release);
-    (program.first)(&Run::begin(index, program.name));
+    match program.first {
+        First::Run(run) => run(&Run::begin(index, program.name)),
+        First::Silent(run) => run(),
+    }
 }
 
 /// What a vCPU does that was turned on.
