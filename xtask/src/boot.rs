@@ -21,13 +21,15 @@ pub struct Options {
     #[arg(long, default_value = "2G", value_name = "SIZE")]
     memory: String,
     /// A raw Non-secure image, entered at 0x60000000 at EL2 with the MMU off and x0 = device tree; "stub" for a small
-    /// one that tries the monitor, "stub-host" for one that makes a realm by hand, "linux" for a Debian kernel. Without it the Non-secure host of this repository.
+    /// one that tries the monitor, "stub-host" for one that makes realms by hand, "linux" for a Debian kernel. Without it
+    /// the Non-secure host of this repository.
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
     /// A raw RMM image for 0x40100000; "stub" for one that knows only VERSION and GRANULE_DELEGATE and _UNDELEGATE.
     #[arg(long, value_name = "FILE")]
     rmm: Option<PathBuf>,
-    /// Any EL3 image for address 0, "stub" for the smallest that can run an RMM; one of more than 1 MiB brings its own RMM and payload.
+    /// Any EL3 image for address 0, "stub" for the smallest that can run an RMM; one of more than 1 MiB brings its own
+    /// RMM and payload.
     #[arg(long, value_name = "FILE")]
     monitor: Option<PathBuf>,
     /// Give up after this many seconds.

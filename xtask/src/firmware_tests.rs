@@ -14,6 +14,7 @@ use std::time::Duration;
 pub fn all() -> Result {
     shell::step("the monitor with stand-ins around it", check_monitor)?;
     shell::step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
+    shell::step("the RMM below a foreign EL3", check_foreign_el3)?;
     shell::step("realms on a Non-secure host", check_host)?;
     shell::step("a Debian kernel on the monitor", check_linux)
 }
@@ -23,7 +24,7 @@ const NEWEST: Offer = Offer { interface: 8, manifest: 5 };
 /// The oldest the RMM runs with.
 const OLDEST: Offer = Offer { interface: 3, manifest: 3 };
 
-/// A boot that has to end by itself, and all the runs it reports.
+/// A boot that has to end by itself.
 struct Boot<'a> {
     monitor: PathBuf,
     rmm: PathBuf,
@@ -148,6 +149,25 @@ fn check_host() -> Result {
         seconds: 300,
     };
     has_passed(&boot.console(|_, _| ())?, HOST_RUNS)
+}
+
+/// Boots the RMM below an EL3 that is not the monitor.
+fn check_foreign_el3() -> Result {
+    let boot = Boot {
+        monitor: Stub::El3.build()?,
+        rmm: Image::Rmm.build()?,
+        payload: Stub::Host.build()?,
+        offer: NEWEST,
+        cpus: 2,
+        memory: "2G",
+        seconds: 60,
+    };
+    let said = boot.console(|_, _| ())?;
+    has_lines(
+        &said,
+        &["el3: CPU 0: the RMM's boot ended with 0", "el3: CPU 1: the RMM's boot ended with 0"],
+    )?;
+    has_passed(&said, STUB_HOST_RUNS)
 }
 
 /// Boots a stock Linux as the Non-secure world. It has memory above 4 GiB.

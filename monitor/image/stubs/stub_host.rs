@@ -172,6 +172,8 @@ const PARAMS: u64 = 0x7000_1000;
 const READ_ONLY: u64 = 0x7000_2000;
 const WRITABLE: u64 = 0x7000_3000;
 const GRANULES: u64 = 0x7010_0000;
+/// Granules of the first CPU. `stub_el3` has its shared buffer where a careless RMM would note their state.
+const FIRST_GRANULES: u64 = 0x8042_0000;
 /// An IPA of the Host's half of a 33 bit space.
 const UNPROTECTED: u64 = 1 << 32;
 /// Pages of the realm.
@@ -388,7 +390,7 @@ fn use_second(run: &mut Run, context: u64) {
 
 extern "C" fn main() -> ! {
     let mut run = Run::begin("first");
-    granules(&mut run, 0x7100_0000);
+    granules(&mut run, FIRST_GRANULES);
     // The second time the RMM is entered warm on a CPU it knows.
     use_second(&mut run, 1);
     use_second(&mut run, 2);

@@ -49,9 +49,9 @@ global_asm!(
     "1:  stp xzr, xzr, [x0], #16",
     "    cmp x0, x1",
     "    b.lo 1b",
-    // Behind the image there is memory for a stack until there are tables: the granule table will be there.
-    "    adrp x0, __free_start",
-    "    add x0, x0, #8, lsl #12",
+    // What will be the stack of CPU 0 can be one before there are tables.
+    "    adrp x0, __private_start",
+    "    add x0, x0, #{stack_pages}, lsl #12",
     "    mov sp, x0",
     "    mov x0, x22",
     "    bl rmm_build_tables",
@@ -62,7 +62,6 @@ global_asm!(
     "    lsl x2, x3, x2",
     "    adrp x0, __bss_start",
     "    adrp x1, __free_start",
-    "    add x1, x1, #8, lsl #12",
     "2:  dc ivac, x0",
     "    add x0, x0, x2",
     "    cmp x0, x1",
@@ -120,6 +119,7 @@ global_asm!(
     mair = const mmu::MAIR,
     tcr = const mmu::TCR,
     stack = const mmu::STACK_TOP,
+    stack_pages = const mmu::STACK_PAGES,
     warm = sym WARM,
     tables = sym mmu::TABLES,
     main = sym main,
@@ -196,7 +196,7 @@ fn cold_boot(boot: &ColdBoot) -> Result<&'static Rmm<'static, Machine>, BootCode
     }
     let banks = banks.get(..manifest.dram.len()).ok_or(BootCode::MANIFEST_DATA_ERROR)?;
     let granules = banks.iter().map(|bank| bank.size >> GRANULE_SHIFT).sum();
-    let entries = granule_table(granules).ok_or(BootCode::MANIFEST_DATA_ERROR)?;
+    let entries = granule_table(granules, boot.shared_buffer).ok_or(BootCode::MANIFEST_DATA_ERROR)?;
     let rmm = Rmm::new(machine, banks, entries).map_err(|_| BootCode::MANIFEST_DATA_ERROR)?;
     let rmm = RMM.call_once(|| rmm);
     if let Err(error) = rmm.init_attestation() {
@@ -214,15 +214,15 @@ fn cold_boot(boot: &ColdBoot) -> Result<&'static Rmm<'static, Machine>, BootCode
     Ok(rmm)
 }
 
-/// Zeroed memory for one entry a granule: behind the image if there is room, else from EL3.
-fn granule_table(granules: u64) -> Option<&'static [GranuleEntry]> {
+/// Zeroed memory for one entry a granule: behind the image if there is room beside the page shared with EL3, else from EL3.
+fn granule_table(granules: u64, shared_buffer: u64) -> Option<&'static [GranuleEntry]> {
     /// The alignment, as a power of two, is in bits 63:56 of the flags.
     const ALIGNMENT_SHIFT: u32 = 56;
     const BLOCK_SHIFT: u64 = 21;
     let size = (granules * size_of::<GranuleEntry>() as u64).next_multiple_of(GRANULE_SIZE);
-    let start = if mmu::free_start() + size <= mmu::CARVE_OUT_END {
-        mmu::map_behind_image(mmu::free_start() + size);
-        mmu::free_start()
+    let start = if let Some(start) = mmu::room_behind_image(size, shared_buffer) {
+        mmu::map_behind_image(start, size);
+        start
     } else {
         let request = El3Call::ReserveMemory {
             size: size.next_multiple_of(1 << BLOCK_SHIFT),

@@ -13,16 +13,17 @@ const PAGE: u64 = 4096;
 const BLOCK: u64 = 2 << 20;
 const ENTRIES: usize = 512;
 
-/// Where the image starts, and where the memory after it ends: at the page EL3 shares with the RMM on this platform.
+/// Where the tables of pages begin, and where the memory after the image ends on this platform, whose EL3 has its page shared
+/// with the RMM there, or somewhere before it.
 const CARVE_OUT: u64 = 0x4000_0000;
-pub const CARVE_OUT_END: u64 = 0x418f_f000;
+const CARVE_OUT_END: u64 = 0x418f_f000;
 /// Tables of pages for the carve-out, one for each 2 MiB.
 const IMAGE_TABLES: usize = 13;
 
 /// Private memory of a CPU, at the beginning of a region of 1 GiB: guard, stack, guard, emergency stack, save area.
 pub const PRIVATE_VA: u64 = 1 << 38;
 const STACK_PAGE: usize = 1;
-const STACK_PAGES: usize = 20;
+pub const STACK_PAGES: usize = 20;
 const EMERGENCY_PAGE: usize = STACK_PAGE + STACK_PAGES + 1;
 const AREA_PAGE: usize = EMERGENCY_PAGE + 2;
 const AREA_PAGES: usize = 4;
@@ -152,9 +153,12 @@ unsafe extern "C" {
     safe static __free_start: u8;
 }
 
-/// The memory behind the image.
-pub fn free_start() -> u64 {
-    &raw const __free_start as u64
+/// Where `size` bytes fit behind the image, around the page shared with EL3.
+pub fn room_behind_image(size: u64, shared_buffer: u64) -> Option<u64> {
+    let free = &raw const __free_start as u64;
+    let shared = free <= shared_buffer && shared_buffer < free + size;
+    let start = if shared { shared_buffer + PAGE } else { free };
+    (start + size <= CARVE_OUT_END).then_some(start)
 }
 
 /// Builds all tables, with the MMU off, on the first CPU.
@@ -202,9 +206,9 @@ fn map_pages(start: u64, end: u64, entry: u64) {
     }
 }
 
-/// Maps the memory behind the image up to `end`, for the granule table.
-pub fn map_behind_image(end: u64) {
-    map_pages(free_start(), end, DATA);
+/// Maps `size` bytes behind the image from `start` on, for the granule table.
+pub fn map_behind_image(start: u64, size: u64) {
+    map_pages(start, start + size, DATA);
     publish();
 }
 
