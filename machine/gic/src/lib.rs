@@ -14,11 +14,15 @@ use spin::Mutex;
 /// State of a list register, bits 63:62.
 const LR_PENDING: u64 = 1 << 62;
 const LR_STATE: u64 = 3 << 62;
+/// A maintenance interrupt tells when the virtual CPU is done with it.
+const LR_EOI: u64 = 1 << 41;
 /// Group 1, priority 0xa0.
 const LR_GROUP1: u64 = 1 << 60;
 const LR_PRIORITY: u64 = 0xa0 << 48;
 const DIST_SIZE: u64 = 0x1_0000;
 const REDIST_SIZE: u64 = 0x2_0000;
+/// SGIs have no lines.
+const SGIS: u32 = 16;
 /// First shared interrupt.
 const SPI: u32 = 32;
 
@@ -43,6 +47,16 @@ impl State {
         let sgis = self.sgis.iter().filter(|(owner, _)| *owner == vcpu);
         let listed = self.listed.keys().filter(|(owner, _)| *owner == vcpu);
         lines.chain(sgis).chain(listed).map(|(_, intid)| *intid).collect()
+    }
+
+    /// Forgets interrupts of `vcpu` that were never taken and whose line is low again.
+    fn withdraw(&mut self, vcpu: u32) {
+        let lines = &self.lines;
+        self.listed.retain(|&(owner, intid), lr| {
+            let line = (if intid < SPI { owner } else { 0 }, intid);
+            let waits = *lr & LR_STATE == LR_PENDING;
+            owner != vcpu || intid < SGIS || !waits || lines.contains(&line)
+        });
     }
 
     fn wake(&self, vcpu: u32) {
@@ -71,10 +85,13 @@ impl Irqchip for SimpleGic {
 
     fn flush(&self, vcpu: u32, lrs: usize) -> GicEntry {
         let mut state = self.0.lock();
+        state.withdraw(vcpu);
         let mut entry = GicEntry::default();
         let wanted = state.wanted(vcpu);
         for (lr, intid) in entry.lrs.iter_mut().take(lrs).zip(wanted) {
-            let fresh = LR_PENDING | LR_GROUP1 | LR_PRIORITY | u64::from(intid);
+            // A line that is high again afterwards has to be noticed, and its timer is masked until the next exit.
+            let told = if intid < SGIS { 0 } else { LR_EOI };
+            let fresh = LR_PENDING | LR_GROUP1 | LR_PRIORITY | told | u64::from(intid);
             *lr = *state.listed.entry((vcpu, intid)).or_insert(fresh);
             state.sgis.remove(&(vcpu, intid));
         }
@@ -90,11 +107,13 @@ impl Irqchip for SimpleGic {
     }
 
     fn pending(&self, vcpu: u32) -> bool {
-        !self.0.lock().wanted(vcpu).is_empty()
+        let mut state = self.0.lock();
+        state.withdraw(vcpu);
+        !state.wanted(vcpu).is_empty()
     }
 
     fn set_private(&self, vcpu: u32, intid: u32, level: bool) -> Result<(), Errno> {
-        if !(16..SPI).contains(&intid) {
+        if !(SGIS..SPI).contains(&intid) {
             return Err(Errno::EINVAL);
         }
         self.drive(vcpu, intid, level);
@@ -152,5 +171,63 @@ impl SimpleGic {
         } else {
             state.lines.remove(&(vcpu, intid));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACTIVE: u64 = 1 << 63;
+
+    fn lrs(gic: &SimpleGic) -> [u64; 2] {
+        let entry = gic.flush(0, 4);
+        [entry.lrs[0], entry.lrs[1]]
+    }
+
+    fn back(gic: &SimpleGic, lr: u64) {
+        let mut exit = GicExit::default();
+        exit.lrs[0] = lr;
+        gic.sync(0, &exit);
+    }
+
+    #[test]
+    fn a_line_that_goes_low_takes_back_what_was_not_taken() {
+        let gic = SimpleGic::default();
+        gic.set_private(0, 27, true).expect("a private interrupt");
+        let [lr, none] = lrs(&gic);
+        assert_eq!((lr & LR_STATE, lr & 0xffff_ffff, none), (LR_PENDING, 27, 0));
+        assert_eq!(lr & LR_EOI, LR_EOI, "its end has to be told");
+        back(&gic, lr);
+        gic.set_private(0, 27, false).expect("a private interrupt");
+        assert!(!gic.pending(0));
+        assert_eq!(lrs(&gic), [0, 0]);
+
+        gic.set_private(0, 27, true).expect("a private interrupt");
+        let active = lrs(&gic)[0] & !LR_STATE | ACTIVE;
+        gic.set_private(0, 27, false).expect("a private interrupt");
+        back(&gic, active);
+        assert_eq!(lrs(&gic), [active, 0], "what is being handled stays");
+        back(&gic, 0);
+        assert_eq!(lrs(&gic), [0, 0]);
+    }
+
+    #[test]
+    fn an_sgi_has_no_line() {
+        let gic = SimpleGic::default();
+        let config = GicConfig { dist: 0, redist: 0x10_0000, nr_irqs: 64, vcpus: 1 };
+        let nobody: Weak<Nobody> = Weak::new();
+        gic.init(&config, nobody).expect("a GIC");
+        gic.write_register(0, GicRegister::Sgi1r, 3 << 24 | 1);
+        let [lr, _] = lrs(&gic);
+        assert_eq!((lr & LR_STATE, lr & 0xffff_ffff, lr & LR_EOI), (LR_PENDING, 3, 0));
+        back(&gic, lr);
+        assert_eq!(lrs(&gic), [lr, 0], "it waits until it is taken");
+    }
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(&self, _vcpu: u32) {}
     }
 }

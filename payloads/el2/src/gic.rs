@@ -1,4 +1,4 @@
-//! The GICv3 as the Non-secure world has it: one SGI that wakes, and the timer of this level.
+//! The GICv3 as the Non-secure world has it: one SGI that wakes, the timer of this level, and what stops a realm for its host.
 
 use crate::sysreg::{dsb, isb, mrs, msr};
 use crate::timer;
@@ -14,6 +14,9 @@ const CTLR: u32 = 0x12;
 
 /// The SGI of [`wake`].
 const WAKE: u32 = 1;
+/// Private interrupts that stop a realm: the end of a virtual interrupt that asked for it, its two timers, its PMU. While no realm
+/// runs, nothing raises them.
+const OF_REALMS: u32 = 1 << 25 | 1 << 27 | 1 << 30 | 1 << 23;
 const NO_INTERRUPT: u64 = 1020;
 
 /// Interrupts taken so far, by all CPUs.
@@ -27,7 +30,10 @@ fn put(address: usize, value: u32) {
 /// To be called once on each CPU.
 pub fn init(cpu: usize) {
     put(DISTRIBUTOR, CTLR);
-    put(REDISTRIBUTORS + cpu * REDISTRIBUTOR_SIZE + SGI_FRAME + ISENABLER0, 1 << WAKE | 1 << timer::INTID);
+    put(
+        REDISTRIBUTORS + cpu * REDISTRIBUTOR_SIZE + SGI_FRAME + ISENABLER0,
+        1 << WAKE | 1 << timer::INTID | OF_REALMS,
+    );
     msr!("S3_4_C12_C9_5", 0xf); // ICC_SRE_EL2
     isb();
     msr!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1
