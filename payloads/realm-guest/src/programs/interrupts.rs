@@ -185,7 +185,7 @@ fn wait_with_timeout(run: &Run) {
     let mut missing = None;
     while now() < until && missing.is_none() {
         // WFIT X9.
-        missing = attempt!(".inst 0xd5031009", in("x9") until).err();
+        missing = attempt!(".inst 0xd5031029", in("x9") until).err();
         sleeps += 1;
     }
     match missing {

@@ -71,17 +71,18 @@ fn empty(run: &Run, check: &str, base: u64, pages: u64) {
     run.state(check);
     let top = base + pages * PAGE;
     let probes = [base, base + pages / 2 * PAGE, top - PAGE];
-    for page in probes {
+    let probes = &probes[if pages == 1 { 2 } else { 0 }..];
+    for &page in probes {
         memory::fill(page, SECRET);
     }
     run.equal(check, smc::set_ripas(base, top, Ripas::EMPTY, true), Ok(()));
     run.equal(check, smc::ripas(base, top), Some(Ripas::EMPTY));
-    for page in probes {
+    for &page in probes {
         refused(run, check, page + 8, LOAD_SEA, STORE_SEA, FETCH_SEA);
     }
     run.equal(check, smc::set_ripas(base, top, Ripas::RAM, false), Ok(()));
     run.equal(check, smc::ripas(base, top), Some(Ripas::RAM));
-    for page in probes {
+    for &page in probes {
         run.equal(check, content(page), Some(0));
         memory::fill(page, SECRET);
         run.equal(check, content(page), Some(SECRET));
@@ -163,7 +164,7 @@ fn nothing(run: &Run) {
     let device = device::scratch();
     run.equal("device-fetch", probe_fetch(device), Err(Fault { esr: FETCH_SEA, far: device, skew: 0 }));
     if let Some(outside) = memory::outside() {
-        for address in [outside, outside | FREE, outside + (1 << 30) - 8] {
+        for address in [outside, outside + 0x123_4568, outside + (1 << 30) - 8] {
             let fault = |esr| Fault { esr, far: address, skew: 0 };
             run.equal("outside", probe_load(address), Err(fault(LOAD_OUTSIDE)));
             run.equal("outside", probe_store(address, 0), Err(fault(STORE_OUTSIDE)));
