@@ -98,8 +98,10 @@ fn id_register<P: Platform>(platform: &P, realm: &Realm, reg: SysReg) -> u64 {
             let kept = hardware() & !(field(15, 8) | field(23, 16) | field(39, 36) | field(51, 48));
             kept | large_count(realm.num_bps) << 8 | large_count(realm.num_wps) << 16
         }
+        // LORegions, whose registers are not switched.
+        ID_AA64MMFR1_EL1 => hardware() & !field(19, 16),
         ID_AA64AFR0_EL1 | ID_AA64AFR1_EL1 | ID_AA64ISAR0_EL1 | ID_AA64ISAR1_EL1 | ID_AA64MMFR0_EL1
-        | ID_AA64MMFR1_EL1 | ID_AA64MMFR2_EL1 => hardware(),
+        | ID_AA64MMFR2_EL1 => hardware(),
         _ => 0,
     }
 }

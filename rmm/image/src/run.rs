@@ -15,8 +15,20 @@ use crate::vectors::{self, rmm_enter};
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 
 /// HCR_EL2 while a realm runs: VM, SWIO, PTW, FMO, IMO, AMO, BSU inner shareable, TID3, TSC, RW, E2H, TEA, APK, API, FWB.
-const HCR_REALM: u64 =
-    0x3f | 1 << 10 | 1 << 18 | 1 << 19 | 1 << 31 | 1 << 34 | 1 << 37 | 1 << 40 | 1 << 41 | 1 << 46;
+/// And what no REC keeps traps: TIDCP (implementation defined registers), TLOR (LORegions), TERR (error records).
+const HCR_REALM: u64 = 0x3f
+    | 1 << 10
+    | 1 << 18
+    | 1 << 19
+    | 1 << 20
+    | 1 << 31
+    | 1 << 34
+    | 1 << 35
+    | 1 << 36
+    | 1 << 37
+    | 1 << 40
+    | 1 << 41
+    | 1 << 46;
 const HCR_VSE: u64 = 1 << 8;
 const HCR_TWI: u64 = 1 << 13;
 const HCR_TWE: u64 = 1 << 14;

@@ -82,7 +82,8 @@ fn known_registers_are_the_hardwares_and_unknown_ones_zero() {
     let entries = entries();
     let w = World::new(&entries);
     let vm = Vm::new(&w);
-    let known = [(5, 4), (5, 5), (6, 0), (6, 1), (7, 0), (7, 1), (7, 2)];
+    assert_eq!(read(&vm, id(7, 1)), !(0xf << 16), "all but LORegions");
+    let known = [(5, 4), (5, 5), (6, 0), (6, 1), (7, 0), (7, 2)];
     for (crm, op2) in known {
         assert_eq!(read(&vm, id(crm, op2)), u64::MAX, "CRm {crm} op2 {op2}");
     }
