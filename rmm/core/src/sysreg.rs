@@ -74,8 +74,9 @@ pub(crate) fn emulate<P: Platform>(platform: &P, realm: &Realm, access: &Access)
     match access.reg {
         ICC_DIR_EL1 | ICC_SGI0R_EL1 | ICC_SGI1R_EL1 | ICC_ASGI1R_EL1 if !access.is_read => Action::Forward,
         SysReg { op0: 3, op1: 0, crn: 0, .. } => Action::Read(id_register(platform, realm, access.reg)),
-        // IMPLEMENTATION DEFINED registers and instructions.
-        SysReg { op0: 1 | 3, crn: 11 | 15, .. } => Action::Undefined,
+        // IMPLEMENTATION DEFINED registers and instructions. Of debug and trace registers none is there, but a CPU may trap them
+        // alike.
+        SysReg { crn: 11 | 15, .. } => Action::Undefined,
         _ => Action::Read(0),
     }
 }

@@ -117,7 +117,8 @@ fn implementation_defined_registers_do_not_exist() {
     let entries = entries();
     let w = World::new(&entries);
     let vm = Vm::new(&w);
-    for register in [[3, 0, 11, 0, 0], [3, 3, 15, 2, 1], [1, 0, 11, 0, 0], [1, 7, 15, 0, 0]] {
+    for register in [[3, 0, 11, 0, 0], [3, 3, 15, 2, 1], [1, 0, 11, 0, 0], [1, 7, 15, 0, 0], [2, 4, 11, 0, 0]]
+    {
         w.change_rec(vm.rec, |rec| rec.context.pc = 0x1000);
         vm.enter(std::vec![sync(trap(register, 4, true), 0, 0), irq()]);
         let context = vm.content().context;
