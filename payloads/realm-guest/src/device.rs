@@ -29,6 +29,11 @@ pub fn absent() -> u64 {
     at(ABSENT)
 }
 
+/// The frames of the GIC: distributor and first redistributor, which keep what is written.
+pub fn gic_frames() -> [u64; 2] {
+    [at(0x3fff_0000), at(0x3ffd_0000)]
+}
+
 /// Prints a byte.
 pub fn print(byte: u8) {
     // SAFETY: a device's address, at which there is no memory. The form of the store is one the VMM can emulate.

@@ -12,6 +12,8 @@ pub struct Features {
     pub sve: bool,
     /// Pointer authentication, addresses and generic.
     pub pauth: bool,
+    /// Performance monitors.
+    pub pmu: bool,
 }
 
 /// CPACR_EL1: FPEN, ZEN.
@@ -39,7 +41,8 @@ impl Features {
             // SAFETY: only turns on instructions this image uses nowhere else.
             unsafe { asm!("msr sctlr_el1, {}", "isb", in(reg) sctlr, options(nostack)) };
         }
-        Self { sve, pauth }
+        let pmu = !matches!(mrs!("id_aa64dfr0_el1") >> 8 & 0xf, 0 | 0xf);
+        Self { sve, pauth, pmu }
     }
 }
 
@@ -236,6 +239,46 @@ pub fn sve_stays(seed: u64, ticks: u64) -> bool {
     unsafe { guest_sve(from, to, time::now() + ticks) };
     // SAFETY: as above.
     same((from, to), words) && length == unsafe { guest_vector_length() }
+}
+
+/// The performance monitors: what is set stays, and the cycle counter goes on.
+pub fn pmu_stays(seed: u64, ticks: u64) -> bool {
+    /// PMCR_EL0: E, LC. PMCNTENSET_EL0: the cycle counter.
+    const COUNTING: u64 = 1 << 0 | 1 << 6;
+    const CYCLES: u64 = 1 << 31;
+    let counters = mrs!("pmcr_el0") >> 11 & 0x1f;
+    msr!("pmcntenclr_el0", u64::from(u32::MAX));
+    for n in 0..counters {
+        msr!("pmselr_el0", n);
+        instruction!("isb");
+        msr!("pmxevtyper_el0", 0x11);
+        msr!("pmxevcntr_el0", mix(seed, n) & 0xffff_ffff);
+    }
+    msr!("pmselr_el0", seed % counters.max(1));
+    msr!("pmuserenr_el0", seed >> 8 & 0xf);
+    msr!("pmccfiltr_el0", seed << 27 & 0x4000_0000);
+    msr!("pmcntenset_el0", CYCLES);
+    msr!("pmcr_el0", COUNTING);
+    instruction!("isb");
+    let read = || {
+        [
+            mrs!("pmcr_el0"),
+            mrs!("pmselr_el0"),
+            mrs!("pmuserenr_el0"),
+            mrs!("pmccfiltr_el0"),
+            mrs!("pmcntenset_el0"),
+        ]
+    };
+    let (before, cycles) = (read(), mrs!("pmccntr_el0"));
+    wait(ticks);
+    let mut same = read() == before && mrs!("pmccntr_el0") >= cycles;
+    for n in 0..counters {
+        msr!("pmselr_el0", n);
+        instruction!("isb");
+        same &= mrs!("pmxevcntr_el0") == mix(seed, n) & 0xffff_ffff && mrs!("pmxevtyper_el0") == 0x11;
+    }
+    msr!("pmcr_el0", 0);
+    same
 }
 
 /// The five keys, and what is signed with them.

@@ -1,7 +1,7 @@
 //! What a realm should not do: the RMM says no, the machine stays.
 
-use crate::exception::{Fault, UNDEFINED, attempt};
-use crate::memory::{self, CONFIGURATION, FREE, PAGE, RAM_END};
+use crate::exception::{FETCH_SEA, Fault, LOAD_SEA, STORE_SEA, UNDEFINED, attempt};
+use crate::memory::{self, CONFIGURATION, FREE, PAGE, RAM_END, probe_fetch, probe_load, probe_store};
 use crate::report::Run;
 use crate::smc;
 use crate::sysreg::{instruction, mrs, msr};
@@ -20,6 +20,7 @@ pub fn run(run: &Run) {
     instructions(run);
     identification(run);
     registers(run);
+    addresses(run);
     run.equal("memory-still", smc::ripas(FREE, RAM_END), Some(Ripas::RAM));
     run.end();
 }
@@ -175,6 +176,24 @@ fn instructions(run: &Run) {
     run.equal("at-s1e1r", (translated, mrs!("par_el1") & 0xffff_ffff_f001), (Ok(()), CODE));
 }
 
+/// Unprotected addresses the VMM has nothing at: beside its devices, in the gaps, at the end.
+fn addresses(run: &Run) {
+    run.state("unprotected addresses");
+    let alias = memory::alias();
+    let mut wrong = None;
+    for address in
+        [0, 0x00ff_fff8, 0x0100_3000, 0x0100_4000, 0x3000_0000, 0x4000_0000, 0x7fff_fff8, 0x8100_0000]
+    {
+        let address = alias | address;
+        let found = (probe_load(address), probe_store(address, 1), probe_fetch(address));
+        let fault = |esr| Fault { esr, far: address, skew: 0 };
+        if found != (Err(fault(LOAD_SEA)), Err(fault(STORE_SEA)), Err(fault(FETCH_SEA))) && wrong.is_none() {
+            wrong = Some((address, found));
+        }
+    }
+    run.equal("nothing-there", wrong, None);
+}
+
 /// What ID registers say is what there is.
 fn identification(run: &Run) {
     run.state("ID registers");
@@ -213,11 +232,11 @@ impl Encoding {
     fn all(op0: u32) -> impl Iterator<Item = Self> {
         (0..1 << 14).map(move |n| Self { op0, op1: n >> 11, crn: n >> 7 & 15, crm: n >> 3 & 15, op2: n & 7 })
     }
-    /// MRS X0, or MSR from XZR.
+    /// MRS or SYSL to X0, or MSR or SYS from XZR.
     const fn instruction(self, read: bool) -> u32 {
-        let base = if read { 0xd530_0000 } else { 0xd510_001f };
+        let base = if read { 0xd520_0000 } else { 0xd500_001f };
         let Self { op0, op1, crn, crm, op2 } = self;
-        base | (op0 & 1) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
+        base | op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
     }
     /// Of EL2, EL3, by their aliases, or of the Secure world.
     const fn is_higher(self) -> bool {
@@ -278,7 +297,7 @@ fn registers(run: &Run) {
         each(Encoding::all(op0), true, |encoding, found| {
             there += u64::from(found.is_ok());
             let hidden = op0 == 2 || (encoding.is_pmu() && !has_pmu);
-            let absent = encoding.is_higher() || (op0 == 3 && encoding.is_implementation_defined());
+            let absent = encoding.is_higher() || encoding.is_implementation_defined();
             let good = match found {
                 Ok(value) => !absent && (!hidden || value == 0),
                 Err(UNDEFINED) => !encoding.is_id(),
@@ -294,11 +313,11 @@ fn registers(run: &Run) {
 
     run.state("writing what is not the realm's");
     let mut bad = None;
-    let higher = [2, 3]
-        .into_iter()
-        .flat_map(Encoding::all)
-        .filter(|encoding| encoding.is_higher() || encoding.is_id());
-    each(higher, false, |encoding, found| {
+    let refused = [1, 2, 3].into_iter().flat_map(Encoding::all).filter(|encoding| {
+        let system = encoding.op0 == 1;
+        encoding.is_implementation_defined() || (!system && encoding.is_higher()) || encoding.is_id()
+    });
+    each(refused, false, |encoding, found| {
         if found != Err(UNDEFINED) && bad.is_none() {
             bad = Some((encoding, found));
         }

@@ -34,6 +34,10 @@ pub fn run(run: &Run) {
     stores(run, at);
     loads(run, at);
     registers(run, at);
+    for frame in device::gic_frames() {
+        store!("str {value:w}, [{address}, #0x80]", frame, 0xffff_ff7f_u64);
+        run.equal("gic-frame", load!("ldr {value:w}, [{address}, #0x80]", frame), 0xffff_ff7f);
+    }
     refused(run, at);
     run.end();
 }

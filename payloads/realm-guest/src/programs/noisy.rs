@@ -23,6 +23,7 @@ pub fn run(run: &Run) {
     let features = Features::find();
     run.value("sve", u64::from(features.sve));
     run.value("pauth", u64::from(features.pauth));
+    run.value("pmu", u64::from(features.pmu));
     let entry_point = boot::secondary_entry();
     let on = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point, context_id: 0 };
     run.equal("on", smc::psci(&on), PsciStatus::SUCCESS);
@@ -62,6 +63,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "pointer authentication",
         holds: |features, seed, ticks| !features.pauth || state::pauth_stays(seed, ticks),
+    },
+    Check {
+        name: "performance monitors",
+        holds: |features, seed, ticks| !features.pmu || state::pmu_stays(seed, ticks),
     },
     Check { name: "system registers", holds: |_, seed, ticks| system_registers_stay(seed, ticks) },
     Check { name: "SIMD beside system registers", holds: |_, seed, ticks| state::simd_stays(!seed, ticks) },
