@@ -25,6 +25,9 @@ const L0_REGION_SIZE: u64 = 1 << L0_REGION_SHIFT;
 /// Bytes a level 1 entry covers.
 const L1_ENTRY_SIZE: u64 = 1 << L1_ENTRY_SHIFT;
 
+/// Granules a level 1 entry covers.
+const GRANULES_PER_ENTRY: usize = 16;
+
 /// Cache and TLB maintenance around a change of hands; all of it for one granule, for all CPUs, complete on return.
 pub trait Maintenance {
     /// Cleans and invalidates the granule to the point of physical aliasing in `space` (DC CIPAPA).
@@ -72,6 +75,27 @@ impl<'a> Gpt<'a> {
             entry.store(L0Descriptor::Block(Gpi::ANY).to_bits(), Ordering::Relaxed);
         }
         Self { l0, l1, l1_base, splitting: AtomicBool::new(false) }
+    }
+
+    /// The table an earlier boot has left in memory.
+    #[must_use]
+    pub const fn found(l0: &'a [AtomicU64], l1: &'a [AtomicU64], l1_base: u64) -> Self {
+        Self { l0, l1, l1_base, splitting: AtomicBool::new(false) }
+    }
+
+    /// Calls `visit` with every granule of the Realm world, and with those on the way from it to the Non-secure world.
+    pub fn for_each_realm_granule(&self, mut visit: impl FnMut(u64)) {
+        let regions = (0..).step_by(L0_REGION_SIZE as usize);
+        for (region, table) in regions.zip(self.l0).map(|(region, _)| (region, self.table(region))) {
+            let entries = (region..).step_by(L1_ENTRY_SIZE as usize);
+            for (first, entry) in entries.zip(table.unwrap_or(&[])) {
+                let descriptor = L1Descriptor::from_bits(entry.load(Ordering::Relaxed));
+                let granules = (first..).step_by(GRANULE_SIZE as usize).take(GRANULES_PER_ENTRY);
+                for pa in granules.filter(|pa| matches!(descriptor.gpi(*pa), Gpi::REALM | Gpi::NO_ACCESS)) {
+                    visit(pa);
+                }
+            }
+        }
     }
 
     /// Gives `[base, base + size)` to `gpi`, with level 1 tables where it does not fill whole regions or belongs to memory

@@ -165,12 +165,15 @@ const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 const AFFINITY_INFO: u64 = 0xc400_0004;
 const SYSTEM_OFF: u64 = 0x8400_0008;
+const SYSTEM_RESET: u64 = 0x8400_0009;
+const PSCI_FEATURES: u64 = 0x8400_000a;
 
 /// Memory of this program: pages for the Host's own use, then granules.
 const RUN_PAGE: u64 = 0x7000_0000;
 const PARAMS: u64 = 0x7000_1000;
 const READ_ONLY: u64 = 0x7000_2000;
 const WRITABLE: u64 = 0x7000_3000;
+const RESET_PAGE: u64 = 0x7000_4000;
 const GRANULES: u64 = 0x7010_0000;
 /// Granules of the first CPU. `stub_el3` has its shared buffer where a careless RMM would note their state.
 const FIRST_GRANULES: u64 = 0x8042_0000;
@@ -281,7 +284,18 @@ fn written(run: &mut Run, rec: u64, flags: u64, offset: u64, value: u64) {
     run.equal("value", get(field::GPRS), value);
 }
 
-fn realm(run: &mut Run) {
+/// A realm that was made.
+struct Realm {
+    rd: u64,
+    rec: u64,
+    /// The end of its granules.
+    end: u64,
+}
+
+/// Its tables but the root: IPA and level.
+const TABLES: [(u64, u64); 4] = [(0, 2), (0, 3), (UNPROTECTED, 2), (UNPROTECTED, 3)];
+
+fn build(run: &mut Run) -> Realm {
     let mut next = GRANULES;
     let mut granule = |run: &mut Run| {
         let pa = next;
@@ -301,8 +315,7 @@ fn realm(run: &mut Run) {
     put(PARAMS + 0x810, 1);
     put(PARAMS + 0x818, 1);
     run.equal("realm-create", smc(&[REALM_CREATE, rd, PARAMS])[0], 0);
-    let tables = [(0, 2), (0, 3), (UNPROTECTED, 2), (UNPROTECTED, 3)];
-    for (ipa, level) in tables {
+    for (ipa, level) in TABLES {
         let table = granule(run);
         run.equal("rtt-create", smc(&[RTT_CREATE, rd, table, ipa, level])[0], 0);
     }
@@ -329,7 +342,16 @@ fn realm(run: &mut Run) {
         run.equal("map-unprotected", smc(&[RTT_MAP_UNPROTECTED, rd, ipa, 3, desc])[0], 0);
     }
     run.equal("realm-activate", smc(&[REALM_ACTIVATE, rd])[0], 0);
+    Realm { rd, rec, end: next }
+}
 
+/// Whether granules hold nothing.
+fn all_zero(granules: core::ops::Range<u64>) -> bool {
+    granules.step_by(8).all(|word| get(word) == 0)
+}
+
+fn realm(run: &mut Run) {
+    let Realm { rd, rec, end } = build(run);
     put(READ_ONLY + 0x10, 0x5555);
     written(run, rec, 0, 0x123, 0x11);
     written(run, rec, EMULATED, 0x450, 0x2222_2222_2222_2222);
@@ -355,15 +377,35 @@ fn realm(run: &mut Run) {
         let ipa = UNPROTECTED + (page << 12);
         run.equal("unmap-unprotected", smc(&[RTT_UNMAP_UNPROTECTED, rd, ipa, 3])[0], 0);
     }
-    for (ipa, level) in tables.into_iter().rev() {
+    for (ipa, level) in TABLES.into_iter().rev() {
         run.equal("rtt-destroy", smc(&[RTT_DESTROY, rd, ipa, level])[0], 0);
     }
     run.equal("realm-destroy", smc(&[REALM_DESTROY, rd])[0], 0);
-    for pa in (GRANULES..next).step_by(0x1000) {
+    for pa in (GRANULES..end).step_by(0x1000) {
         run.equal("undelegate", smc(&[UNDELEGATE, pa])[0], 0);
-        run.equal("wiped", (0..512).fold(0, |all, word| all | get(pa + 8 * word)), 0);
+    }
+    run.equal("wiped", all_zero(GRANULES..end).into(), 1);
+}
+
+/// Resets the machine while there is a realm, if EL3 can do so, and looks what of it can be read afterwards.
+fn reset() {
+    const DONE: u64 = 0x7e5e7;
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin(if get(RESET_PAGE) == DONE { "after-reset" } else { "before-reset" });
+    if get(RESET_PAGE) == DONE {
+        run.equal("wiped", all_zero(GRANULES..get(RESET_PAGE + 8)).into(), 1);
+        run.end();
+    } else {
+        let realm = build(&mut run);
+        put(RESET_PAGE, DONE);
+        put(RESET_PAGE + 8, realm.end);
+        run.end();
+        smc(&[SYSTEM_RESET]);
     }
 }
+
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 
@@ -389,6 +431,7 @@ fn use_second(run: &mut Run, context: u64) {
 }
 
 extern "C" fn main() -> ! {
+    reset();
     let mut run = Run::begin("first");
     granules(&mut run, FIRST_GRANULES);
     // The second time the RMM is entered warm on a CPU it knows.

@@ -46,6 +46,23 @@ fn a_new_table_belongs_to_everyone() {
 }
 
 #[test]
+fn what_a_reset_left_to_the_realm_world_is_found() {
+    let memory = Memory::new(4, 3);
+    let gpt = memory.gpt();
+    gpt.assign(0x4000_0000, 0x8000_0000, Gpi::NS).unwrap();
+    gpt.assign(0x4020_0000, 0x20_0000, Gpi::REALM).unwrap();
+    gpt.assign(0x0e00_0000, 0x100_0000, Gpi::ROOT).unwrap();
+    gpt.delegate(0xbfff_f000, &Recorder::default()).unwrap();
+    gpt.delegate(0x8000_1000, &Recorder::default()).unwrap();
+    gpt.assign(0x8000_2000, 0x1000, Gpi::NO_ACCESS).unwrap();
+    let mut found = Vec::new();
+    Gpt::found(&memory.l0, &memory.l1, L1_BASE).for_each_realm_granule(|pa| found.push(pa));
+    let mut expected: Vec<u64> = (0x4020_0000..0x4040_0000).step_by(0x1000).collect();
+    expected.extend([0x8000_1000, 0x8000_2000, 0xbfff_f000]);
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn ranges_use_the_largest_contiguous_descriptors_that_fit() {
     let memory = Memory::new(4, 2);
     let gpt = memory.gpt();

@@ -42,6 +42,7 @@ fn stop(why: fmt::Arguments<'_>) -> ! {
 
 /// The first CPU.
 pub extern "C" fn primary() -> ! {
+    gpt::wipe_what_was_left();
     if stage1::build().is_err() {
         // There is no console without tables.
         power::halt();

@@ -1,7 +1,7 @@
 //! The Granule Protection Table in memory, and the maintenance around its changes.
 
 use super::sysreg;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::rmm_el3::El3Code;
 use realm_monitor::device_tree::Board;
 use realm_monitor::gpt::{Gpi, Gpt, LayoutError, Maintenance};
@@ -45,7 +45,39 @@ pub fn build(board: &Board) -> Result<(), LayoutError> {
     let gpt = Gpt::new(l0, l1, tables.base);
     layout::assign(&gpt, board)?;
     GPT.call_once(|| gpt);
+    BUILT.store(BUILT_MARK, Ordering::Release);
     Ok(())
+}
+
+/// [`BUILT`] if the tables in memory are those of an earlier boot. Nothing else is likely to be there after power came.
+const BUILT_MARK: u64 = 0x5b1d_0a7e_94c3_6f82;
+
+/// Memory survives a reset, and so does this.
+#[unsafe(link_section = ".kept")]
+static BUILT: AtomicU64 = AtomicU64::new(0);
+
+/// Wipes what a reset has left in memory of the Realm world, which is about to become the Non-secure world's. On the first
+/// CPU with translation and checks off: all memory is in reach then.
+pub fn wipe_what_was_left() {
+    if BUILT.load(Ordering::Relaxed) != BUILT_MARK {
+        return;
+    }
+    // SAFETY: the range is set aside for this, and translation is off.
+    let l0 = unsafe { words(layout::GPT_L0) };
+    for tables in [layout::GPT_L1, layout::GPT_L1_LARGE] {
+        // SAFETY: the tables in `l0` point to one of both, and then it is nobody else's. Else nothing of it is read.
+        let l1 = unsafe { words(tables) };
+        Gpt::found(l0, l1, tables.base).for_each_realm_granule(wipe);
+    }
+    sysreg::dsb();
+    BUILT.store(0, Ordering::Relaxed);
+}
+
+fn wipe(pa: u64) {
+    for word in (pa..pa + realm_abi::GRANULE_SIZE).step_by(8) {
+        // SAFETY: memory of the Realm world, where nothing runs any more.
+        unsafe { (word as *mut u64).write_volatile(0) };
+    }
 }
 
 /// Turns the checks on, on this CPU.
