@@ -9,10 +9,12 @@ use spin::Mutex;
 const MIGRATE_INFO_TYPE: u64 = 0x8400_0006;
 /// There is no Trusted OS that would have to be migrated.
 const NO_TRUSTED_OS: u64 = 2;
-/// CPU_SUSPEND's power state: the state loses the CPU's context.
-const POWER_DOWN: u64 = 1 << 30;
-/// Bits of a power state that have no meaning here: the original format has an identifier, a type and a level.
-const POWER_STATE_RESERVED: u64 = !(0xffff | 1 << 16 | 0b11 << 24);
+/// CPU_SUSPEND's power state: the state loses the CPU's context. PSCI_FEATURES says that the format is the original one.
+const POWER_DOWN: u64 = 1 << 16;
+/// Bits of a power state that are reserved: it has an identifier, a type and a level.
+const POWER_STATE_RESERVED: u64 = WORD & !(0xffff | POWER_DOWN | 0b11 << 24);
+/// An argument of 32 bits; what a caller of the 64-bit form has above it means nothing (DEN0028 section 3).
+const WORD: u64 = 0xffff_ffff;
 /// Bits of an MPIDR that are an affinity.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
@@ -83,11 +85,10 @@ impl Psci {
         match *call {
             PsciCall::Version => Action::Return(VERSION_1_1),
             PsciCall::CpuSuspend { power_state, entry_point, context_id, .. } => {
-                if power_state & POWER_STATE_RESERVED & !POWER_DOWN != 0 {
+                if power_state & POWER_STATE_RESERVED != 0 {
                     return status(PsciStatus::INVALID_PARAMETERS);
                 }
-                // Bit 16 is the type in the original format, bit 30 in the extended one; both mean the same here.
-                if power_state & (POWER_DOWN | 1 << 16) == 0 {
+                if power_state & POWER_DOWN == 0 {
                     return Action::Suspend(None);
                 }
                 if !is_entry(entry_point) {
@@ -103,7 +104,7 @@ impl Psci {
                 self.on(target_cpu, Entry { address: entry_point, context_id }, is_entry)
             }
             PsciCall::AffinityInfo { target_affinity, lowest_affinity_level, .. } => {
-                if lowest_affinity_level != 0 {
+                if lowest_affinity_level & WORD != 0 {
                     return status(PsciStatus::INVALID_PARAMETERS);
                 }
                 let state =
@@ -117,7 +118,7 @@ impl Psci {
             }
             PsciCall::SystemOff => Action::SystemOff,
             PsciCall::SystemReset => Action::SystemReset,
-            PsciCall::Features { function } => features(function),
+            PsciCall::Features { function } => features(function & WORD),
             PsciCall::Unknown { regs: [MIGRATE_INFO_TYPE, ..] } => Action::Return(NO_TRUSTED_OS),
             PsciCall::Unknown { .. } => status(PsciStatus::NOT_SUPPORTED),
         }
@@ -245,7 +246,11 @@ mod tests {
         assert_eq!(call(0, 4), Action::Suspend(None));
         assert_eq!(call(1 << 16, ENTRY.address), Action::Suspend(Some(ENTRY)));
         assert_eq!(call(1 << 16, 4), status(PsciStatus::INVALID_ADDRESS));
-        assert_eq!(call(1 << 20, 4), status(PsciStatus::INVALID_PARAMETERS));
+        for reserved in [17, 20, 26, 30, 31] {
+            assert_eq!(call(1 << reserved, ENTRY.address), status(PsciStatus::INVALID_PARAMETERS));
+        }
+        // The power state has 32 bits.
+        assert_eq!(call(1 << 32, 4), Action::Suspend(None));
     }
 
     #[test]
@@ -254,6 +259,7 @@ mod tests {
         let ask = |function| psci.call(0, &PsciCall::Features { function }, |_| true);
         assert_eq!(ask(fid::CPU_ON_64), Action::Return(0));
         assert_eq!(ask(smccc::VERSION), Action::Return(0));
+        assert_eq!(ask(0xdead_0000_0000_0000 | fid::SYSTEM_RESET), Action::Return(0));
         assert_eq!(ask(0x8400_0014), status(PsciStatus::NOT_SUPPORTED));
         assert_eq!(psci.call(0, &PsciCall::Version, |_| true), Action::Return(0x1_0001));
         let unknown = PsciCall::Unknown { regs: [0x8400_0014, 0, 0, 0] };

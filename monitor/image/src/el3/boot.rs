@@ -66,7 +66,7 @@ pub extern "C" fn primary() -> ! {
     PSCI.call_once(|| Psci::new(cpus));
     stage1::enable();
     console::print(format_args!("monitor: {cpus} CPUs, {} MiB of memory, checks on\n", mebibytes(&board)));
-    RELEASE.store(1, Ordering::Release);
+    release(1);
     sysreg::sev();
     run::first(
         package.interface,
@@ -85,8 +85,13 @@ pub extern "C" fn secondary(cpu: usize) -> ! {
 
 /// Forgets that the other CPUs were released: memory survives a reset.
 pub fn hold_others_back() {
-    RELEASE.store(0, Ordering::Release);
-    sysreg::dsb();
+    release(0);
+}
+
+/// Sets [`RELEASE`] where CPUs see it whose caches are off.
+fn release(value: u64) {
+    RELEASE.store(value, Ordering::Release);
+    memory::clean(Range::new((&raw const RELEASE) as u64, size_of::<u64>() as u64));
 }
 
 fn mebibytes(board: &Board) -> u64 {
