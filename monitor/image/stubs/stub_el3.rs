@@ -1,5 +1,5 @@
 //! The smallest EL3 that runs an RMM: interface and manifest 0.3, the shared buffer inside the RMM's memory, memory in two
-//! banks, no console. It shares no code with the monitor, and takes RMM and payload from the same package in the flash. For
+//! banks, a console only if the package asks for a newer manifest. And it breaks the RMM if it is asked to. It shares no code with the monitor, and takes RMM and payload from the same package in the flash. For
 //! two CPUs and 2 GiB, for trying an RMM that must not count on the monitor; built by `cargo xtask boot --monitor stub`.
 #![no_std]
 #![no_main]
@@ -472,6 +472,11 @@ fn non_secure_call(frame: &mut Frame) {
             write32(0x090b_0004, 1);
             stop()
         }
+        // A call of an OEM: the RMM goes on at an address where there is nothing.
+        0xc300_0000 => {
+            context(true).frame.elr = 0;
+            0
+        }
         _ => NOT_SUPPORTED,
     };
 }
@@ -552,13 +557,19 @@ fn copy(header: usize, to: usize) {
 
 fn write_manifest() {
     let banks = [0x4000_0000_u64, 0x4000_0000, 0x8000_0000, 0x4000_0000];
-    let list = SHARED as u64 + 64;
-    let sum = banks.iter().fold(2 + list, |sum, word| sum.wrapping_add(*word));
-    let words = [3, 0, 2, list, sum.wrapping_neg(), 0, 0, 0];
-    for (n, value) in words.into_iter().chain(banks).enumerate() {
+    // Base, pages, name, clock, baud rate, flags.
+    let console = [0x0900_0000, 1, u64::from_le_bytes(*b"pl011\0\0\0"), 24_000_000, 115_200, 0];
+    let lists = SHARED as u64 + 64;
+    let (consoles, list) = if read32(PACKAGE + 44) == 3 { (0, 0) } else { (1, lists + 32) };
+    let checksum = |count: u64, list: u64, words: &[u64]| {
+        words.iter().fold(count + list, |sum, word| sum.wrapping_add(*word)).wrapping_neg()
+    };
+    let console_sum = checksum(consoles, list, if consoles == 0 { &[] } else { &console });
+    let words = [3, 0, 2, lists, checksum(2, lists, &banks), consoles, list, console_sum];
+    for (n, value) in words.into_iter().chain(banks).chain(console).enumerate() {
         write64(SHARED + 8 * n, value);
     }
-    for at in (0..128).step_by(16) {
+    for at in (0..0x1000).step_by(16) {
         // SAFETY: writes back what was just written.
         unsafe { asm!("dc cvac, {}", in(reg) SHARED + at) };
     }

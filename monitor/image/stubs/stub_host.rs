@@ -167,6 +167,8 @@ const AFFINITY_INFO: u64 = 0xc400_0004;
 const SYSTEM_OFF: u64 = 0x8400_0008;
 const SYSTEM_RESET: u64 = 0x8400_0009;
 const PSCI_FEATURES: u64 = 0x8400_000a;
+/// `stub_el3` breaks the RMM on this CPU.
+const BREAK_RMM: u64 = 0xc300_0000;
 
 /// Memory of this program: pages for the Host's own use, then granules.
 const RUN_PAGE: u64 = 0x7000_0000;
@@ -407,10 +409,30 @@ fn reset() {
 }
 
 
+/// Breaks the RMM on this CPU, if EL3 can do so: it does nothing here any more, and works on as before on the other.
+fn broken() {
+    if smc(&[BREAK_RMM])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin("broken");
+    for _ in 0..2 {
+        let answer = smc(&[VERSION, 0x10000, 2, 3, 4, 5]);
+        run.equal("version", answer[0], u64::MAX);
+        run.equal("registers", answer[5], 5);
+    }
+    run.equal("delegate", smc(&[DELEGATE, GRANULES])[0], u64::MAX);
+    use_second(&mut run, 3);
+    run.end();
+}
+
 static DONE: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn second_main(context: u64) -> ! {
-    let mut run = Run::begin(if context == 1 { "second" } else { "second-again" });
+    let mut run = Run::begin(match context {
+        1 => "second",
+        2 => "second-again",
+        _ => "second-alone",
+    });
     granules(&mut run, 0x7200_0000);
     run.end();
     DONE.store(1, Ordering::Release);
@@ -443,6 +465,7 @@ extern "C" fn main() -> ! {
         realm(&mut run);
         run.end();
     }
+    broken();
     smc(&[SYSTEM_OFF]);
     loop {}
 }

@@ -167,8 +167,9 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
 
 /// Never runs anything of the RMM again on this CPU: every command fails.
 pub fn refuse() -> ! {
+    let mut kept = 0;
     loop {
-        el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, 0]);
+        [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);
     }
 }
 
