@@ -76,7 +76,8 @@ impl Machine {
             .arg("-bios")
             .arg(flash);
         if self.icount {
-            qemu.args(["-icount", "shift=0"]);
+            // While the CPUs sleep the clock goes on to the next timer, not with the time outside.
+            qemu.args(["-icount", "shift=0,sleep=off"]);
         }
         qemu
     }

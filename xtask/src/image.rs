@@ -27,10 +27,12 @@ pub enum Image {
     RealmGuest,
     /// The Non-secure host, with the programs for its realms behind it.
     NsHost,
+    /// The Non-secure program that measures every command.
+    NsBench,
 }
 
 impl Image {
-    /// All of them.
+    /// Those `cargo xtask images` builds.
     pub const ALL: [Self; 4] = [Self::Monitor, Self::Rmm, Self::RealmGuest, Self::NsHost];
 
     const fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Image {
             Self::Rmm => "rmm",
             Self::RealmGuest => "realm-guest",
             Self::NsHost => "ns-host",
+            Self::NsBench => "ns-bench",
         }
     }
 
@@ -48,6 +51,7 @@ impl Image {
             Self::Rmm => "rmm/image/Cargo.toml",
             Self::RealmGuest => "payloads/realm-guest/Cargo.toml",
             Self::NsHost => "payloads/ns-host/Cargo.toml",
+            Self::NsBench => "payloads/ns-bench/Cargo.toml",
         }
     }
 
@@ -65,11 +69,16 @@ impl Image {
                 self.manifest(),
             ]))
         })?;
-        let file = store(name, &shell::target().join(TARGET).join("firmware").join(name))?;
+        let file = store(name, &self.program())?;
         if self == Self::NsHost {
             append_guest(&file, &Self::RealmGuest.build()?)?;
         }
         Ok(file)
+    }
+
+    /// The linked program the image was made of.
+    pub fn program(self) -> PathBuf {
+        shell::target().join(TARGET).join("firmware").join(self.name())
     }
 }
 

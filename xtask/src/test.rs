@@ -49,7 +49,11 @@ pub fn test(options: &Options) -> Result {
         "clippy of the images",
         shell::cargo()
             .args(["clippy", "--quiet", "--locked"])
-            .args(["monitor", "rmm", "ns-host", "realm-guest"].iter().flat_map(|name| ["--package", name]))
+            .args(
+                ["monitor", "rmm", "ns-host", "realm-guest", "ns-bench"]
+                    .iter()
+                    .flat_map(|name| ["--package", name]),
+            )
             .args(["--target", image::TARGET, "--profile", "firmware", "--", "-Dwarnings"]),
     )?;
     check(
