@@ -160,6 +160,7 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
     let mut regs = el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
     loop {
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
+        slots::release();
         let kept = if regs[0] & 0xffff == RTT_READ_ENTRY & 0xffff { x4 } else { regs[4] };
         regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, kept]);
     }

@@ -35,7 +35,7 @@ const SHARED_PAGE: usize = 42;
 const CONSOLE_PAGE: usize = 44;
 const SLOT_PAGE: usize = 64;
 /// Granules a CPU can have mapped at once.
-pub const SLOTS: usize = 32;
+pub const SLOTS: usize = 48;
 
 const fn page_va(page: usize) -> u64 {
     PRIVATE_VA + page as u64 * PAGE

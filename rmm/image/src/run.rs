@@ -10,6 +10,7 @@ pub use simd::{SimdArea, area_size, with_simd, with_vectors};
 
 use crate::boot::HCR_RMM;
 use crate::features::Optional;
+use crate::slots;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
@@ -82,6 +83,7 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
 
     let mut simd = simd::Lazy::new(optional, controls, simd);
     let exit = loop {
+        slots::release();
         // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
         // its stage 2, which the RMM's core has made.
         let vector = unsafe { rmm_enter(context.gprs.as_mut_ptr()) };

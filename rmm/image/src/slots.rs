@@ -1,25 +1,40 @@
-//! The slots through which a CPU sees granules, each only as long as it is used: a granule that is not in use cannot be
-//! reached, not even by speculation.
+//! The slots through which a CPU sees granules. A granule is mapped from its first use in a command on, and all are
+//! unmapped at once, by [`release`], when the command ends and before a realm runs: neither the next command nor a realm
+//! can bring this CPU to reach a granule it has no business with, not even by speculation.
 //!
-//! Slots are a stack. The tables are this CPU's alone, so barriers and invalidations stay on it.
+//! Most commands use a granule several times: the mapping is then there already. And one barrier and one invalidation
+//! for all of them are much cheaper than as many as there are uses.
+//!
+//! The tables are this CPU's alone, so barriers and invalidations stay on it.
 
 use crate::mmu::{self, AREA_VA, SLOT_ENTRIES_VA, SLOT_VA, SLOTS};
 use crate::sysreg::instruction;
 use core::cell::Cell;
 use core::{arch::asm, ptr};
-use realm_abi::GRANULE_SIZE;
+use realm_abi::rmi::MAX_REC_AUX;
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 
 /// Memory of one CPU, at the same address on all.
 #[repr(C)]
 pub struct CpuArea {
-    /// Slots in use.
-    used: Cell<usize>,
-    pad: [u64; 7],
+    /// Slots with an entry, a bit each.
+    used: Cell<u32>,
+    /// Mappings that exist.
+    alive: Cell<u32>,
+    /// Granules in [`WIDE`] slots.
+    wide: Cell<usize>,
+    pad: [u64; 6],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
 
 const _: () = assert!(size_of::<CpuArea>() <= 4 * 4096);
+
+/// Slots of single granules. A granule is in the one its address says, or in the next that was free.
+const SINGLE: usize = 32;
+/// The first slot of granules that have to be next to each other.
+const WIDE: usize = SINGLE;
+const _: () = assert!(SINGLE == u32::BITS as usize && WIDE + MAX_REC_AUX <= SLOTS);
 
 /// This CPU's.
 pub fn area() -> &'static CpuArea {
@@ -31,61 +46,135 @@ pub fn area() -> &'static CpuArea {
 /// To be called once on each CPU before anything is mapped.
 pub fn init() {
     area().used.set(0);
+    area().alive.set(0);
+    area().wide.set(0);
 }
 
-/// One or more granules next to each other, mapped until it is dropped.
+/// One or more granules next to each other. They can be used until it is dropped, and stay mapped until [`release`].
 pub struct Mapping {
-    first: usize,
-    count: usize,
+    slot: usize,
 }
 
 impl Mapping {
-    /// Maps one granule.
+    /// Maps one granule, if it is not mapped already.
     #[inline]
     pub fn new(pa: u64, non_secure: bool) -> Self {
-        Self::of(&[pa], non_secure)
+        let wanted = mmu::granule_entry(pa, non_secure);
+        let mut slot = (pa >> GRANULE_SHIFT) as usize % SINGLE;
+        // There is always one that is free.
+        loop {
+            match entry_of(slot) {
+                0 => {
+                    map_single(slot, wanted);
+                    break;
+                }
+                found if found == wanted => break,
+                _ => slot = (slot + 1) % SINGLE,
+            }
+        }
+        Self::at(slot)
     }
 
-    /// Maps granules, which must be granule addresses.
-    #[inline]
-    pub fn of(granules: &[u64], non_secure: bool) -> Self {
-        let first = area().used.get();
-        assert!(first + granules.len() <= SLOTS, "out of slots");
-        area().used.set(first + granules.len());
-        for (slot, pa) in (first..).zip(granules) {
-            set_entry(slot, mmu::granule_entry(*pa, non_secure));
+    /// Maps at most [`MAX_REC_AUX`] granules, which must be granule addresses, next to each other. There is one such
+    /// mapping at a time.
+    pub fn of(granules: &[u64]) -> Self {
+        assert!(granules.len() <= MAX_REC_AUX, "more granules than slots");
+        if area().wide.get() != 0 {
+            release();
         }
+        for (slot, pa) in (WIDE..).zip(granules) {
+            set_entry(slot, mmu::granule_entry(*pa, false));
+        }
+        area().wide.set(granules.len());
         instruction!("dsb nshst\nisb");
-        Self { first, count: granules.len() }
+        Self::at(WIDE)
+    }
+
+    #[inline]
+    fn at(slot: usize) -> Self {
+        area().alive.set(area().alive.get().wrapping_add(1));
+        Self { slot }
     }
 
     /// Where it is.
     #[inline]
     pub const fn address(&self) -> *mut u8 {
-        (SLOT_VA + self.first as u64 * GRANULE_SIZE) as *mut u8
+        (SLOT_VA + self.slot as u64 * GRANULE_SIZE) as *mut u8
     }
 }
 
 impl Drop for Mapping {
     #[inline]
     fn drop(&mut self) {
-        for slot in self.first..self.first + self.count {
-            set_entry(slot, 0);
-        }
-        instruction!("dsb nshst");
-        for slot in self.first..self.first + self.count {
-            let page = (SLOT_VA + slot as u64 * GRANULE_SIZE) >> 12;
-            // SAFETY: forgets a translation that is no longer in the tables.
-            unsafe { asm!("tlbi vae2, {}", in(reg) page, options(nostack, preserves_flags)) };
-        }
-        instruction!("dsb nsh\nisb");
-        area().used.set(self.first);
+        area().alive.set(area().alive.get().wrapping_sub(1));
     }
+}
+
+/// Puts an entry into a slot that is free.
+#[inline]
+fn map_single(slot: usize, entry: u64) {
+    let mut used = area().used.get() | 1 << slot;
+    if used == u32::MAX {
+        // No command comes here: each uses fewer granules than there are slots.
+        release();
+        used = 1 << slot;
+    }
+    set_entry(slot, entry);
+    area().used.set(used);
+    instruction!("dsb nshst\nisb");
+}
+
+/// Unmaps everything. What the command wrote, descriptors of a realm's tables among it, is then seen by all CPUs.
+///
+/// # Panics
+/// If a [`Mapping`] exists.
+#[inline]
+pub fn release() {
+    if area().used.get() != 0 || area().wide.get() != 0 {
+        unmap_all();
+    }
+}
+
+fn unmap_all() {
+    /// Operand of TLBI RVAE2, which RME brings with it (Armv9.1 requires FEAT_TLBIRANGE): all slots, a multiple of two
+    /// pages, by a granule size of 4 KiB.
+    const ALL: u64 = SLOT_VA >> 12 | (SLOTS as u64 / 2 - 1) << 39 | 1 << 46;
+    const _: () = assert!(SLOTS.is_multiple_of(2) && SLOTS / 2 <= 32);
+    assert!(area().alive.get() == 0, "a granule is in use");
+    let mut used = area().used.get();
+    while used != 0 {
+        set_entry(used.trailing_zeros() as usize, 0);
+        used &= used - 1;
+    }
+    for slot in WIDE..WIDE + area().wide.get() {
+        set_entry(slot, 0);
+    }
+    area().used.set(0);
+    area().wide.set(0);
+    // SAFETY: forgets translations that are no longer in the tables.
+    unsafe {
+        asm!(
+            "dsb ishst",
+            "sys #4, c8, c6, #1, {}",
+            "dsb nsh",
+            "isb",
+            in(reg) ALL,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// The entry of `slot`.
+#[inline]
+fn entry_of(slot: usize) -> u64 {
+    let word = (SLOT_ENTRIES_VA as *const u64).wrapping_add(slot);
+    // SAFETY: `slot` is below `SLOTS`; this CPU's table is mapped there and nobody else writes it.
+    unsafe { ptr::read_volatile(word) }
 }
 
 #[inline]
 fn set_entry(slot: usize, entry: u64) {
     let word = (SLOT_ENTRIES_VA as *mut u64).wrapping_add(slot);
-    // SAFETY: `slot` is below `SLOTS`; this CPU's table is mapped there and nobody else writes it.
+    // SAFETY: as for `entry_of`.
     unsafe { ptr::write_volatile(word, entry) };
 }

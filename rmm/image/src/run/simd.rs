@@ -326,7 +326,7 @@ impl<'a> Lazy<'a> {
         allow(self.cpu.sve);
         let host = Host::save(self.cpu, true);
         let mut lengths = [0; 2];
-        let mapping = Mapping::of(self.granules, false);
+        let mapping = Mapping::of(self.granules);
         if let Some(length) = self.realm_sve {
             lengths = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
             msr!("S3_4_C1_C2_0", u64::from(length));
@@ -345,7 +345,7 @@ impl<'a> Lazy<'a> {
     pub fn finish(self) {
         if let Some((host, [zcr_el2, zcr_el1])) = &self.host {
             allow(self.cpu.sve);
-            let mapping = Mapping::of(self.granules, false);
+            let mapping = Mapping::of(self.granules);
             // SAFETY: as in `load`.
             unsafe { save(mapping.address(), self.realm_registers()) };
             if self.realm_sve.is_some() {
