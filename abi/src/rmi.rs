@@ -14,6 +14,12 @@ pub use types::{
     DataFlags, ExitReason, HashAlgorithm, ReturnCode, Ripas, RttEntryState, Status, UnprotectedDesc, Version,
 };
 
+/// A structure the Host passes in memory, most of which is reserved.
+pub trait HostStructure {
+    /// The bytes that are not reserved, rounded to 8: all a receiver has to copy.
+    const USED: &'static [core::ops::Range<usize>];
+}
+
 /// Largest number of auxiliary granules a REC can have.
 pub const MAX_REC_AUX: usize = 16;
 /// List registers in a [`RecRun`].

@@ -1,7 +1,10 @@
 //! Structures the Host passes to REALM_CREATE and REC_CREATE (RMM 1.0, `RmiRealmParams` and `RmiRecParams`).
 
+use super::HostStructure;
 use super::{HashAlgorithm, MAX_REC_AUX, REC_CREATE_GPRS, RPV_SIZE};
 use crate::layout::assert_layout;
+use core::mem::offset_of;
+use core::ops::Range;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 bitflags::bitflags! {
@@ -76,6 +79,14 @@ impl Default for RealmParams {
     }
 }
 
+impl HostStructure for RealmParams {
+    const USED: &'static [Range<usize>] = &[
+        0..offset_of!(Self, pad_31).next_multiple_of(8),
+        offset_of!(Self, rpv)..offset_of!(Self, pad_440),
+        offset_of!(Self, vmid)..offset_of!(Self, pad_81c).next_multiple_of(8),
+    ];
+}
+
 impl RealmParams {
     /// The structure with only the measured fields kept: what the initial RIM is the hash of
     /// (RMM 1.0, Realm Initial Measurement).
@@ -123,6 +134,16 @@ impl Default for RecParams {
     fn default() -> Self {
         Self::new_zeroed()
     }
+}
+
+impl HostStructure for RecParams {
+    const USED: &'static [Range<usize>] = &[
+        0..offset_of!(Self, pad_8),
+        offset_of!(Self, mpidr)..offset_of!(Self, pad_108),
+        offset_of!(Self, pc)..offset_of!(Self, pad_208),
+        offset_of!(Self, gprs)..offset_of!(Self, pad_340),
+        offset_of!(Self, num_aux)..offset_of!(Self, pad_888),
+    ];
 }
 
 impl RecParams {

@@ -1,7 +1,9 @@
 //! What passes between Host and RMM around REC_ENTER (RMM 1.0, `RmiRecEnter`, `RmiRecExit` and `RmiRecRun`).
 
-use super::{ExitReason, GPRS, MAX_LRS, Ripas};
+use super::{ExitReason, GPRS, HostStructure, MAX_LRS, Ripas};
 use crate::layout::assert_layout;
+use core::mem::offset_of;
+use core::ops::Range;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 bitflags::bitflags! {
@@ -40,6 +42,11 @@ pub struct RecEnter {
 }
 
 assert_layout!(RecEnter, 0x800, { flags: 0x0, gprs: 0x200, gicv3_hcr: 0x300, gicv3_lrs: 0x308 });
+
+impl HostStructure for RecEnter {
+    const USED: &'static [Range<usize>] =
+        &[0..offset_of!(Self, pad_8), offset_of!(Self, gprs)..offset_of!(Self, pad_388)];
+}
 
 /// `RmiRecExit`.
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

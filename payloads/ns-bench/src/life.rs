@@ -38,10 +38,14 @@ const RIPAS_PAGES: u64 = UNKNOWN + CALLS * GRANULE_SIZE;
 const RANGE: u64 = 9;
 /// What a level 2 entry maps.
 const BLOCK: u64 = 2 << 20;
+/// The last page of the table of single pages.
+const FAR_PAGE: u64 = CODE + BLOCK - GRANULE_SIZE;
 const PAGES_IN_BLOCK: u64 = BLOCK / GRANULE_SIZE;
 /// Behind the tables of single pages: tables that come and go, then a block.
 const TABLES: u64 = CODE + BLOCK;
 const WHOLE: u64 = TABLES + CALLS * BLOCK;
+/// What the last entry of the level 2 table maps.
+const FAR_TABLE: u64 = CODE + (1 << 30) - BLOCK;
 
 /// Measures everything.
 pub fn all(bench: &mut Bench) {
@@ -113,8 +117,14 @@ impl<'a> Life<'a> {
             self.call("RMI_REC_DESTROY", &RmiCommand::RecDestroy { rec });
             self.undelegate(rec);
         }
-        // From the last page on, so that each time the whole table is searched for what is behind it.
-        let pages = (RIPAS_PAGES - CODE) / GRANULE_SIZE;
+        // With a page far behind them, then with none behind any.
+        let data = self.delegated();
+        self.call("RMI_DATA_CREATE_UNKNOWN", &RmiCommand::DataCreateUnknown { rd, data, ipa: FAR_PAGE });
+        for page in (0..CALLS).rev() {
+            self.destroy_data("RMI_DATA_DESTROY/far-live", UNKNOWN + page * GRANULE_SIZE);
+        }
+        self.destroy_data("RMI_DATA_DESTROY", FAR_PAGE);
+        let pages = (UNKNOWN - CODE) / GRANULE_SIZE;
         for page in (0..pages).rev() {
             self.destroy_data("RMI_DATA_DESTROY", CODE + page * GRANULE_SIZE);
         }
@@ -192,6 +202,14 @@ impl<'a> Life<'a> {
         for ipa in blocks().rev() {
             self.destroy_table("RMI_RTT_DESTROY", ipa, 3);
         }
+        // With one far behind them.
+        for ipa in blocks().chain([FAR_TABLE]) {
+            self.table("RMI_RTT_CREATE", ipa, 3);
+        }
+        for ipa in blocks().rev() {
+            self.destroy_table("RMI_RTT_DESTROY/far-live", ipa, 3);
+        }
+        self.destroy_table("RMI_RTT_DESTROY", FAR_TABLE, 3);
     }
 
     /// Memory before activation.

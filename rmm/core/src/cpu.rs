@@ -97,8 +97,6 @@ pub struct CpuContext {
     pub timers: Timers,
     /// Virtual interrupts.
     pub gic: Gic,
-    /// Performance monitors.
-    pub pmu: Pmu,
     /// APIA, APIB, APDA, APDB, APGA, low half first.
     pub pauth_keys: [u64; 10],
     /// HCR_EL2.VSE: 1 while a virtual SError waits, which it does as long as the realm masks it. Before a run: what to
@@ -106,6 +104,8 @@ pub struct CpuContext {
     pub vse: u64,
     /// VSESR_EL2: its syndrome.
     pub vsesr: u64,
+    /// Performance monitors. They are the last, as most realms have none: nobody copies them then.
+    pub pmu: Pmu,
 }
 
 /// EL2 settings for one run, all chosen by the RMM.

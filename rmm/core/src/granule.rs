@@ -101,6 +101,8 @@ const LOCKED: u32 = 1 << 31;
 const STATE_MASK: u32 = 0x7;
 const COUNT_SHIFT: u32 = 8;
 const COUNT_MASK: u32 = 0xffff;
+const REACH_SHIFT: u32 = 24;
+const REACH_MASK: u32 = 0x7f;
 
 /// The word behind a granule's lock: an [`AtomicU32`] on a machine, an instrumented one under a model checker.
 pub trait LockWord {
@@ -308,11 +310,21 @@ impl<W: LockWord> GranuleGuard<'_, W> {
         let count = if count > COUNT_MASK { COUNT_MASK } else { count };
         self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
     }
+    /// How far the live entries of a table reach, as [`set_reach`](Self::set_reach) left it.
+    #[must_use]
+    pub const fn reach(&self) -> u32 {
+        (self.word >> REACH_SHIFT) & REACH_MASK
+    }
+    /// Notes how far the live entries of a table reach, at most 127.
+    pub const fn set_reach(&mut self, reach: u32) {
+        self.word = (self.word & !(REACH_MASK << REACH_SHIFT)) | ((reach & REACH_MASK) << REACH_SHIFT);
+    }
     /// Wipes the granule and makes it DELEGATED with no references: what every granule becomes when it leaves a realm
     /// (RMM 1.0, granule wiping: nothing of what it held is seen again).
     pub fn release<P: Platform>(mut self, platform: &P) {
         platform.wipe(&mut self);
         self.set_refcount(0);
+        self.set_reach(0);
         self.set_state(GranuleState::Delegated);
     }
 }
@@ -413,17 +425,22 @@ mod tests {
     }
 
     #[test]
-    fn state_and_count_do_not_touch_each_other() {
+    fn state_count_and_reach_do_not_touch_each_other() {
         let entries = entries();
         let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         guard.set_state(GranuleState::Rtt);
+        guard.set_reach(REACH_MASK);
         guard.set_refcount(u32::MAX);
-        assert_eq!((guard.state(), guard.refcount()), (GranuleState::Rtt, COUNT_MASK));
+        assert_eq!(
+            (guard.state(), guard.refcount(), guard.reach()),
+            (GranuleState::Rtt, COUNT_MASK, REACH_MASK)
+        );
+        guard.set_reach(32);
         guard.set_refcount(512);
         guard.set_state(GranuleState::Data);
         drop(guard);
         let guard = table.lock(LOW.base, GranuleState::Data).unwrap();
-        assert_eq!(guard.refcount(), 512);
+        assert_eq!((guard.refcount(), guard.reach()), (512, 32));
     }
 }

@@ -6,10 +6,11 @@ mod running;
 pub(crate) use pending::{Pending, PendingWords, RipasChange};
 pub(crate) use running::{Next, Realm, Running};
 
-use crate::cpu::CpuContext;
+use crate::cpu::{CpuContext, Pmu};
 use crate::granule::granule_content;
 use crate::inject::PSTATE_EL1H_MASKED;
 use crate::timer::Outputs;
+use core::mem::offset_of;
 use realm_abi::rmi::{MAX_REC_AUX, RecFlags, RecParams};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -36,6 +37,8 @@ pub(crate) struct Rec {
     mpidr: u64,
     /// 1 if the REC can be entered.
     runnable: u64,
+    /// 1 if the realm has a PMU.
+    has_pmu: u64,
     /// Auxiliary granules in `aux`.
     num_aux: u64,
     aux: [u64; MAX_REC_AUX],
@@ -49,6 +52,10 @@ pub(crate) struct Rec {
 
 granule_content!(Rec);
 
+/// What of a [`Rec`] is not its PMU, which is the end of it.
+const WITHOUT_PMU: usize = size_of::<Rec>() - size_of::<Pmu>();
+const _: () = assert!(offset_of!(Rec, context) + offset_of!(CpuContext, pmu) == WITHOUT_PMU);
+
 impl Rec {
     /// A REC before its first entry: reset state, but for what `params` say (RMM 1.0, RMI_REC_CREATE).
     pub(crate) fn new(owner: u64, mpidr: Mpidr, params: &RecParams, has_pmu: bool) -> Self {
@@ -56,6 +63,7 @@ impl Rec {
         rec.owner = owner;
         rec.mpidr = mpidr.0;
         rec.set_runnable(RecFlags::from_bits_retain(params.flags).contains(RecFlags::RUNNABLE));
+        rec.has_pmu = has_pmu.into();
         rec.num_aux = params.num_aux;
         rec.aux = params.aux;
         let context = &mut rec.context;
@@ -68,6 +76,14 @@ impl Rec {
         context.el1.mdscr_el1 = MDSCR_TDCC;
         context.pmu.pmcr = PMCR_RESET | if has_pmu { PMCR_CLEAR_COUNTERS } else { 0 };
         rec
+    }
+
+    /// Copies all that is in use to `to`, which is zeros or an earlier copy.
+    pub(crate) fn copy_to(&self, to: &mut Self) {
+        let size = if self.has_pmu != 0 { size_of::<Self>() } else { WITHOUT_PMU };
+        if let (Some(to), Some(from)) = (to.as_mut_bytes().get_mut(..size), self.as_bytes().get(..size)) {
+            to.copy_from_slice(from);
+        }
     }
 
     /// Which virtual CPU of its realm it is.

@@ -7,8 +7,8 @@ use crate::platform::CpuFeatures;
 use crate::realm::RealmDescriptor;
 use crate::vmid::Vmids;
 use realm_abi::GRANULE_SIZE;
-use realm_abi::rmi::{FeatureRegister0, ReturnCode};
-use zerocopy::{FromZeros, IntoBytes};
+use realm_abi::rmi::{FeatureRegister0, HostStructure, ReturnCode};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A realm has at most `2^MAX_RECS_ORDER - 1` RECs.
 pub const MAX_RECS_ORDER: u64 = 10;
@@ -92,18 +92,23 @@ impl<'a, P: Platform> Rmm<'a, P> {
         if pa.is_multiple_of(GRANULE_SIZE) && undelegated { Ok(()) } else { Err(ReturnCode::ERROR_INPUT) }
     }
 
-    /// Copies a structure of the Host once, so that what is validated is what is used.
+    /// Copies a structure of the Host to `copy`, which is zeros: each field once, so that what is validated is what is
+    /// used, and hardly any reserved byte. It is the caller's, so that it is not moved about.
     ///
     /// # Errors
     /// `RMI_ERROR_INPUT` if `pa` is not Non-secure memory.
-    pub(crate) fn copy_from_ns<T: FromZeros + zerocopy::FromBytes + IntoBytes>(
+    pub(crate) fn copy_from_ns<T: HostStructure + FromBytes + IntoBytes>(
         &self,
         pa: u64,
-    ) -> Result<T, ReturnCode> {
+        copy: &mut T,
+    ) -> Result<(), ReturnCode> {
         self.check_ns(pa)?;
-        let mut copy = T::new_zeroed();
-        self.platform.read_ns(pa, copy.as_mut_bytes()).map_err(|_| ReturnCode::ERROR_INPUT)?;
-        Ok(copy)
+        for used in T::USED {
+            let from = pa.saturating_add(used.start as u64);
+            let to = copy.as_mut_bytes().get_mut(used.clone()).unwrap_or_default();
+            self.platform.read_ns(from, to).map_err(|_| ReturnCode::ERROR_INPUT)?;
+        }
+        Ok(())
     }
 }
 

@@ -56,16 +56,16 @@ struct Claim<'r, 'a, P: Platform> {
 }
 
 impl<'r, 'a, P: Platform> Claim<'r, 'a, P> {
-    /// Marks the REC as running and copies it.
-    fn new(rmm: &'r Rmm<'a, P>, pa: u64) -> Result<(Self, Rec), ReturnCode> {
+    /// Marks the REC as running and copies it to `copy`.
+    fn new(rmm: &'r Rmm<'a, P>, pa: u64, copy: &mut Rec) -> Result<Self, ReturnCode> {
         let mut granule = rmm.granules.lock(pa, GranuleState::Rec)?;
         // rec_state
         if granule.refcount() != 0 {
             return Err(ReturnCode::ERROR_REC);
         }
         granule.set_refcount(1);
-        let rec = granule.with(&rmm.platform, |rec: &mut Rec| rec.clone());
-        Ok((Self { rmm, pa }, rec))
+        granule.with(&rmm.platform, |rec: &mut Rec| rec.copy_to(copy));
+        Ok(Self { rmm, pa })
     }
 }
 
@@ -78,26 +78,32 @@ impl<P: Platform> Drop for Claim<'_, '_, P> {
 }
 
 /// A REC in state RUNNING: this CPU's alone until this is dropped, which makes it READY. No lock is held while the realm
-/// runs.
+/// runs. The large parts are the caller's, so that they are not moved about.
 pub(crate) struct Running<'r, 'a, P: Platform> {
     claim: Claim<'r, 'a, P>,
     pub(crate) rmm: &'r Rmm<'a, P>,
     /// The copy this CPU works on.
-    pub(crate) rec: Rec,
+    pub(crate) rec: &'r mut Rec,
     pub(crate) realm: Realm,
     /// What the Host sees after [`Self::run`].
-    pub(crate) exit: RecExit,
+    pub(crate) exit: &'r mut RecExit,
 }
 
 impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
     /// Makes the REC at `pa` RUNNING, if everything REC_ENTER demands is so (RMM 1.0, RMI_REC_ENTER). Else nothing has
-    /// changed.
+    /// changed. `rec` and `exit` are zeros.
     ///
     /// # Errors
     /// `rec_align`, `rec_bound`, `rec_gran_state`: `RMI_ERROR_INPUT`. `realm_new`, `system_off`: `RMI_ERROR_REALM`. All
     /// others: `RMI_ERROR_REC`.
-    pub(crate) fn enter(rmm: &'r Rmm<'a, P>, pa: u64, enter: &RecEnter) -> Result<Self, ReturnCode> {
-        let (claim, rec) = Claim::new(rmm, pa)?;
+    pub(crate) fn enter(
+        rmm: &'r Rmm<'a, P>,
+        pa: u64,
+        enter: &RecEnter,
+        rec: &'r mut Rec,
+        exit: &'r mut RecExit,
+    ) -> Result<Self, ReturnCode> {
+        let claim = Claim::new(rmm, pa, rec)?;
         let (state, realm) = rmm.with_rd(rec.owner, |rd| (rd.state(), Realm::of(rec.owner, rd)))?;
         match state {
             // realm_new, system_off
@@ -110,7 +116,7 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
         if !rec.is_runnable() || !answered || !gic::is_valid_entry(enter, &rmm.cpu) {
             return Err(ReturnCode::ERROR_REC);
         }
-        Ok(Self { claim, rmm, rec, realm, exit: RecExit::default() })
+        Ok(Self { claim, rmm, rec, realm, exit })
     }
 
     /// Completes what the last exit left, runs the realm until the Host has to see something, and fills `self.exit`.
@@ -155,8 +161,8 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
     /// Fills what every exit shows (RMM 1.0, RmiRecExit).
     fn report(&mut self) {
         let context = &self.rec.context;
-        gic::report(&context.gic, &mut self.exit);
-        let outputs = timer::report(&context.timers, self.rmm.platform.counter(), &mut self.exit);
+        gic::report(&context.gic, self.exit);
+        let outputs = timer::report(&context.timers, self.rmm.platform.counter(), self.exit);
         if self.realm.pmu_counters.is_some() {
             self.exit.pmu_ovf_status = exit::pmu_overflow(&context.pmu).into();
         }
@@ -220,7 +226,7 @@ const fn is_answerable(pending: Pending, flags: EnterFlags) -> bool {
 impl<P: Platform> Drop for Running<'_, '_, P> {
     fn drop(&mut self) {
         if let Ok(mut granule) = self.rmm.granules.lock(self.claim.pa, GranuleState::Rec) {
-            granule.with(&self.rmm.platform, |rec: &mut Rec| rec.clone_from(&self.rec));
+            granule.with(&self.rmm.platform, |rec: &mut Rec| self.rec.copy_to(rec));
         }
     }
 }

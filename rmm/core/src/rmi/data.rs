@@ -94,7 +94,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
         let ripas = if ripas == Ripas::RAM { Ripas::DESTROYED } else { ripas };
         walk.set(self, &stage2, Rtte::Unassigned { ripas });
         data.release(&self.platform);
-        let top = walk.skip_non_live(&self.platform);
+        let top = walk.skip_removed(&self.platform);
         Ok(RmiReply::success([pa, top, 0, 0]))
     }
 }

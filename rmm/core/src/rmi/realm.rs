@@ -9,6 +9,7 @@ use crate::rtt::{Rtte, Stage2, Table, entry_number};
 use crate::{Platform, Rmm};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{HashAlgorithm, RTT_ENTRIES, RealmFlags, RealmParams, ReturnCode, RmiReply};
+use zerocopy::FromZeros;
 
 /// Smallest IPA width.
 const MIN_IPA_WIDTH: u8 = 32;
@@ -24,7 +25,8 @@ impl<'a, P: Platform> Rmm<'a, P> {
     /// RMI_REALM_CREATE.
     pub(super) fn realm_create(&self, rd: u64, params_ptr: u64) -> Outcome {
         // params_align, params_bound, params_pas
-        let params: RealmParams = self.copy_from_ns(params_ptr)?;
+        let mut params = RealmParams::new_zeroed();
+        self.copy_from_ns(params_ptr, &mut params)?;
         self.check_params(&params)?;
         let mut content = RealmDescriptor::new(&params, [0; 64]);
         let stage2 = content.stage2();

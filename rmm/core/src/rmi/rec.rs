@@ -6,8 +6,8 @@ use crate::realm::{RealmDescriptor, RealmState};
 use crate::rec::{Mpidr, OWN_AUX, Rec, Running};
 use crate::{Platform, Rmm, measurement};
 use core::mem::offset_of;
-use realm_abi::rmi::{MAX_REC_AUX, RecEnter, RecParams, RecRun, ReturnCode, RmiReply};
-use zerocopy::IntoBytes;
+use realm_abi::rmi::{MAX_REC_AUX, RecEnter, RecExit, RecParams, RecRun, ReturnCode, RmiReply};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Granules REC_CREATE names: rd, rec and the auxiliary ones.
 const NAMED: usize = 2 + MAX_REC_AUX;
@@ -29,7 +29,8 @@ impl<P: Platform> Rmm<'_, P> {
     /// RMI_REC_CREATE (RMM 1.0).
     pub(super) fn rec_create(&self, rd: u64, rec: u64, params_ptr: u64) -> Outcome {
         // params_align, params_bound, params_pas
-        let params: RecParams = self.copy_from_ns(params_ptr)?;
+        let mut params = RecParams::new_zeroed();
+        self.copy_from_ns(params_ptr, &mut params)?;
         // num_aux
         let count = usize::try_from(params.num_aux).map_err(|_| ReturnCode::ERROR_INPUT)?;
         let aux =
@@ -98,15 +99,21 @@ impl<P: Platform> Rmm<'_, P> {
         if guard.refcount() != 0 {
             return Err(ReturnCode::ERROR_REC);
         }
-        let content = guard.with(&self.platform, |rec: &mut Rec| rec.clone());
-        for pa in content.aux() {
-            if let Ok(aux) = self.granules.lock(*pa, GranuleState::RecAux) {
+        let mut aux = [None; MAX_REC_AUX];
+        let owner = guard.with(&self.platform, |rec: &mut Rec| {
+            for (slot, pa) in aux.iter_mut().zip(rec.aux()) {
+                *slot = Some(*pa);
+            }
+            rec.owner
+        });
+        for pa in aux.into_iter().flatten() {
+            if let Ok(aux) = self.granules.lock(pa, GranuleState::RecAux) {
                 aux.release(&self.platform);
             }
         }
         guard.release(&self.platform);
         // Only now, as an RD is not waited for with a REC locked. Until here the REC counts, so the RD is there.
-        let mut rd = self.granules.lock(content.owner, GranuleState::Rd)?;
+        let mut rd = self.granules.lock(owner, GranuleState::Rd)?;
         rd.set_refcount(rd.refcount().saturating_sub(1));
         Ok(RmiReply::SUCCESS)
     }
@@ -114,8 +121,10 @@ impl<P: Platform> Rmm<'_, P> {
     /// RMI_REC_ENTER (RMM 1.0).
     pub(super) fn rec_enter(&self, rec: u64, run_ptr: u64) -> Outcome {
         // run_align, run_bound, run_pas
-        let enter: RecEnter = self.copy_from_ns(run_ptr)?;
-        let mut running = Running::enter(self, rec, &enter)?;
+        let mut enter = RecEnter::new_zeroed();
+        self.copy_from_ns(run_ptr, &mut enter)?;
+        let (mut copy, mut exit) = (Rec::new_zeroed(), RecExit::new_zeroed());
+        let mut running = Running::enter(self, rec, &enter, &mut copy, &mut exit)?;
         running.run(&enter);
         // The realm has run: what it did stays done although the Host does not hear of it.
         let exit_ptr = run_ptr.saturating_add(offset_of!(RecRun, exit) as u64);

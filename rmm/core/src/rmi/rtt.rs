@@ -67,7 +67,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
         stage2.forget(self, ipa, cached);
         let pa = table.guard.pa();
         table.guard.release(&self.platform);
-        let top = walk.skip_non_live(&self.platform);
+        let top = walk.skip_removed(&self.platform);
         Ok(RmiReply::success([pa, top, 0, 0]))
     }
 

@@ -50,6 +50,9 @@ pub(crate) fn unfold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, paren
     if first != 0 {
         table.with(&rmm.platform, |words| words.fill(0, first, step));
     }
+    if parent.is_live() {
+        table.reach(RTT_ENTRIES.saturating_sub(1));
+    }
     if parent.is_counted() {
         table.count(RTT_ENTRIES as i32);
     }

@@ -19,12 +19,28 @@ impl Table<'_> {
     /// Runs `f` on the table's descriptors.
     pub(crate) fn with<P: Platform, R>(&mut self, platform: &P, f: impl FnOnce(&mut Words) -> R) -> R {
         let (level, lpa2) = (self.level, self.lpa2);
-        platform.with_granule(&mut self.guard, |granule| f(&mut Words { words: &granule.words, level, lpa2 }))
+        platform
+            .with_granule(&mut self.guard, |granule| f(&mut Words { words: &mut granule.words, level, lpa2 }))
     }
 
     /// Adds `delta` to the number of live protected entries.
     pub(crate) const fn count(&mut self, delta: i32) {
         self.guard.set_refcount(self.guard.refcount().saturating_add_signed(delta));
+    }
+
+    /// Index behind the last entry that may be live.
+    fn end(&self) -> usize {
+        usize::try_from(self.guard.reach()).unwrap_or(usize::MAX).saturating_mul(GROUP).min(RTT_ENTRIES)
+    }
+    /// Notes that no entry from `index` on is live.
+    fn set_end(&mut self, index: usize) {
+        let reach = u32::try_from(index.div_ceil(GROUP)).unwrap_or(u32::MAX);
+        self.guard.set_reach(self.guard.reach().min(reach));
+    }
+    /// Notes that the entry at `index` is live, and those before it may be.
+    pub(crate) fn reach(&mut self, index: usize) {
+        let reach = u32::try_from(index / GROUP).unwrap_or(u32::MAX).saturating_add(1);
+        self.guard.set_reach(self.guard.reach().max(reach));
     }
 
     /// Whether the table is live (RMM 1.0, RTT liveness).
@@ -33,9 +49,13 @@ impl Table<'_> {
     }
 }
 
+/// Entries looked at together when a table is searched. The guard knows behind which group there is nothing live: a
+/// table that fills from one end and empties from the other is hardly searched at all.
+const GROUP: usize = 16;
+
 /// The descriptors of a locked table.
 pub(crate) struct Words<'g> {
-    words: &'g [core::sync::atomic::AtomicU64; 512],
+    words: &'g mut [core::sync::atomic::AtomicU64; 512],
     level: i64,
     lpa2: bool,
 }
@@ -60,29 +80,39 @@ impl Words<'_> {
         }
     }
     /// Fills the table from `start` on with `descriptor`, each further one `step` more. The MMU cannot reach the table
-    /// yet: writing the entry that points to it publishes all of it.
+    /// yet, so the stores can be any: writing the entry that points to it publishes all of it.
     pub(crate) fn fill(&mut self, start: usize, descriptor: u64, step: u64) {
+        /// Words a round.
+        const STRIDE: usize = 8;
+        let (strides, rest) = self.words.get_mut(start..).unwrap_or_default().as_chunks_mut::<STRIDE>();
         let mut descriptor = descriptor;
-        for word in self.words.get(start..).unwrap_or(&[]) {
-            word.store(descriptor, Ordering::Relaxed);
+        for words in strides {
+            for word in words {
+                *word.get_mut() = descriptor;
+                descriptor = descriptor.wrapping_add(step);
+            }
+        }
+        for word in rest {
+            *word.get_mut() = descriptor;
             descriptor = descriptor.wrapping_add(step);
         }
     }
-    /// Index of the first live entry from `start` on.
-    fn first_live(&self, start: usize) -> Option<usize> {
-        /// Entries looked at together: most tables that are searched are nearly empty.
-        const STRIDE: usize = 8;
-        let live = |index: usize| Rtte::holds_address(self.raw(index));
-        let aligned = start.next_multiple_of(STRIDE).min(RTT_ENTRIES);
-        if let Some(index) = (start..aligned).find(|index| live(*index)) {
+    /// Index of the first live entry in `[start, end)`; `end` is that of a group.
+    fn first_live(&mut self, start: usize, end: usize) -> Option<usize> {
+        let aligned = start.next_multiple_of(GROUP).min(end);
+        if let Some(index) = self.first_live_in(start, aligned) {
             return Some(index);
         }
-        let (strides, _) = self.words.get(aligned..)?.as_chunks::<STRIDE>();
-        let stride = strides.iter().position(|stride| {
-            Rtte::holds_address(stride.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed)))
+        // Nobody writes a locked table: its words are as good as plain ones.
+        let (groups, _) = self.words.get_mut(aligned..end)?.as_chunks_mut::<GROUP>();
+        let group = groups.iter_mut().position(|group| {
+            Rtte::holds_address(group.iter_mut().fold(0, |bits, word| bits | *word.get_mut()))
         })?;
-        let first = aligned.saturating_add(stride.saturating_mul(STRIDE));
-        (first..RTT_ENTRIES).find(|index| live(*index))
+        self.first_live_in(aligned.saturating_add(group.saturating_mul(GROUP)), end)
+    }
+    /// Index of the first live entry in `[start, end)`, one by one.
+    fn first_live_in(&self, start: usize, end: usize) -> Option<usize> {
+        (start..end).find(|index| Rtte::holds_address(self.raw(*index)))
     }
 }
 
@@ -148,6 +178,9 @@ impl Walk<'_> {
         let index = self.index;
         self.table.with(&rmm.platform, |words| words.set(index, entry));
         self.table.count(i32::from(entry.is_counted()).saturating_sub(self.entry.is_counted().into()));
+        if entry.is_live() {
+            self.table.reach(index);
+        }
         if self.entry.is_mapping() {
             stage2.forget(rmm, self.base(), entry_size(self.level()));
         }
@@ -167,18 +200,33 @@ impl Walk<'_> {
         if self.entry.is_live() {
             return self.ipa;
         }
+        self.next_live(platform).0
+    }
+
+    /// [`Self::skip_non_live`] after the entry has lost what made it live: remembers how far the others reach.
+    pub(crate) fn skip_removed<P: Platform>(&mut self, platform: &P) -> u64 {
+        let (top, live) = self.next_live(platform);
+        if live.is_none() {
+            self.table.set_end(self.index);
+        }
+        top
+    }
+
+    /// The IPA of the first live entry behind this one, which is not live, or the end of the table; and its index, if there
+    /// is one.
+    fn next_live<P: Platform>(&mut self, platform: &P) -> (u64, Option<usize>) {
         let first = self.index.saturating_add(1);
-        let live = if self.table.is_live()
-            || matches!(self.entry, Rtte::UnassignedNs)
-            || self.level() < RTT_PAGE_LEVEL
-        {
-            self.table.with(platform, |words| words.first_live(first))
+        let end = self.table.end();
+        // A page table is in one half of the IPA space: nothing counted is nothing live.
+        let may_be =
+            self.table.is_live() || matches!(self.entry, Rtte::UnassignedNs) || self.level() < RTT_PAGE_LEVEL;
+        let live = if may_be && first < end {
+            self.table.with(platform, |words| words.first_live(first, end))
         } else {
-            // A page table is in one half of the IPA space: nothing counted is nothing live.
             None
         };
         let ahead = live.unwrap_or(RTT_ENTRIES).saturating_sub(self.index);
-        self.base().saturating_add(entry_size(self.level()).saturating_mul(ahead as u64))
+        (self.base().saturating_add(entry_size(self.level()).saturating_mul(ahead as u64)), live)
     }
 }
 

@@ -42,12 +42,13 @@ impl<P: Platform> Rmm<'_, P> {
         drop(rd);
         // rtt_walk, rtte_state
         let mapped = walk.level() == level && matches!(walk.entry, Rtte::AssignedNs { .. });
-        let code = if mapped { ReturnCode::SUCCESS } else { walk.error() };
-        if mapped {
-            walk.set(self, &stage2, Rtte::UnassignedNs);
+        if !mapped {
+            let top = walk.skip_non_live(&self.platform);
+            return Ok(RmiReply { code: walk.error(), out: [top, 0, 0, 0] });
         }
-        let top = walk.skip_non_live(&self.platform);
-        Ok(RmiReply { code, out: [top, 0, 0, 0] })
+        walk.set(self, &stage2, Rtte::UnassignedNs);
+        let top = walk.skip_removed(&self.platform);
+        Ok(RmiReply::success([top, 0, 0, 0]))
     }
 }
 

@@ -223,3 +223,36 @@ fn rtte_state_destroying_an_unassigned_page_tells_where_to_go_on() {
     w.fails_with(RmiCommand::DataDestroy { rd, ipa: 0x1000 }, rtt_error(3), [0, 0x7000, 0, 0]);
     w.fails_with(RmiCommand::DataDestroy { rd, ipa: 0x8000 }, rtt_error(3), [0, 0x20_0000, 0, 0]);
 }
+
+#[test]
+fn where_to_go_on_is_right_in_whatever_order_pages_come_and_go() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    // Both ends of groups of entries and of the table.
+    let pages = [0_u64, 15, 16, 17, 200, 255, 256, 495, 496, 511];
+    let mut live = std::collections::BTreeSet::new();
+    // Every page comes and goes several times, in an order that is far from theirs.
+    for step in 0..120 {
+        let page = pages[step * 7 % pages.len()];
+        let ipa = page * 0x1000;
+        if (step / 3) % 2 == 0 {
+            if live.insert(page) {
+                let data = w.delegated();
+                w.ok(create_unknown(rd, data, ipa));
+            }
+        } else {
+            let existed = live.remove(&page);
+            let top = live.range(page..).next().copied().unwrap_or(512) * 0x1000;
+            let destroy = RmiCommand::DataDestroy { rd, ipa };
+            if existed {
+                let [data, found, ..] = w.ok(destroy);
+                assert_eq!(found, top, "step {step}, page {page}");
+                w.ok(RmiCommand::GranuleUndelegate { addr: data });
+            } else {
+                w.fails_with(destroy, rtt_error(3), [0, top, 0, 0]);
+            }
+        }
+    }
+}

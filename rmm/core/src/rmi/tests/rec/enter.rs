@@ -1,5 +1,5 @@
 use super::*;
-use realm_abi::rmi::Status;
+use realm_abi::rmi::{HostStructure, Status};
 use realm_abi::{psci, rsi};
 use std::sync::mpsc;
 
@@ -118,7 +118,7 @@ fn an_exit_that_cannot_be_written_is_an_input_error_after_the_realm_ran() {
     let vm = Vm::new(&w);
     vm.put(&RecEnter::default());
     vm.script(std::vec![does(|context| context.gprs[5] = 55, RealmExit::Irq)]);
-    w.machine().ns_accesses_left.store(1, Ordering::Relaxed);
+    w.machine().ns_accesses_left.store(RecEnter::USED.len(), Ordering::Relaxed);
     assert_eq!(w.run(vm.command()).code, INPUT);
     w.machine().ns_accesses_left.store(usize::MAX, Ordering::Relaxed);
     assert_eq!(vm.content().context.gprs[5], 55);
