@@ -137,10 +137,10 @@ impl<'a> Gpt<'a> {
     /// # Errors
     /// See [`GptError`]; nothing has changed.
     pub fn delegate(&self, pa: u64, maintenance: &impl Maintenance) -> Result<(), GptError> {
-        let entry = self.granule(pa, Gpi::NS, maintenance)?;
+        let (entry, seen) = self.granule(pa, Gpi::NS, maintenance)?;
         // Lines of the target space that were fetched earlier must not come back over what is written from now on.
         maintenance.flush(pa, Gpi::REALM);
-        replace(entry, pa, Gpi::NS, Gpi::REALM)?;
+        replace(entry, seen, pa, Gpi::NS, Gpi::REALM)?;
         maintenance.forget(pa, GRANULE_SIZE);
         maintenance.flush(pa, Gpi::NS);
         Ok(())
@@ -151,32 +151,40 @@ impl<'a> Gpt<'a> {
     /// # Errors
     /// See [`GptError`]; nothing has changed.
     pub fn undelegate(&self, pa: u64, maintenance: &impl Maintenance) -> Result<(), GptError> {
-        let entry = self.granule(pa, Gpi::REALM, maintenance)?;
+        let (entry, seen) = self.granule(pa, Gpi::REALM, maintenance)?;
         // Nobody's for a moment: the flush of both spaces must not race with accesses through either.
-        replace(entry, pa, Gpi::REALM, Gpi::NO_ACCESS)?;
+        let seen = replace(entry, seen, pa, Gpi::REALM, Gpi::NO_ACCESS)?;
         maintenance.forget(pa, GRANULE_SIZE);
         maintenance.flush(pa, Gpi::REALM);
         maintenance.flush(pa, Gpi::NS);
-        replace(entry, pa, Gpi::NO_ACCESS, Gpi::NS)?;
+        replace(entry, seen, pa, Gpi::NO_ACCESS, Gpi::NS)?;
         maintenance.forget(pa, GRANULE_SIZE);
         Ok(())
     }
 
-    /// The entry of a granule that can change hands and belongs to `from`, split to single granules.
-    fn granule(&self, pa: u64, from: Gpi, maintenance: &impl Maintenance) -> Result<&'a AtomicU64, GptError> {
+    /// The entry of a granule that can change hands and belongs to `from`, split to single granules; and what it was.
+    #[inline]
+    fn granule(
+        &self,
+        pa: u64,
+        from: Gpi,
+        maintenance: &impl Maintenance,
+    ) -> Result<(&'a AtomicU64, u64), GptError> {
         if !pa.is_multiple_of(GRANULE_SIZE) {
             return Err(GptError::BadAddress);
         }
         let table = self.table(pa).ok_or(GptError::BadAddress)?;
         let entry = l1_entry(table, pa).ok_or(GptError::BadAddress)?;
-        let descriptor = L1Descriptor::from_bits(entry.load(Ordering::Acquire));
+        let seen = entry.load(Ordering::Acquire);
+        let descriptor = L1Descriptor::from_bits(seen);
         if descriptor.gpi(pa) != from {
             return Err(GptError::BadPas(descriptor.gpi(pa)));
         }
         if let L1Descriptor::Contiguous(..) = descriptor {
             self.split(table, pa, maintenance);
+            return Ok((entry, entry.load(Ordering::Acquire)));
         }
-        Ok(entry)
+        Ok((entry, seen))
     }
 
     /// Splits the contiguous range around `pa` into entries of single granules with the same owner.
@@ -283,17 +291,19 @@ fn entries(table: &[AtomicU64], base: u64, size: u64) -> impl Iterator<Item = &A
     table.iter().skip(usize::try_from(first).unwrap_or(usize::MAX)).take(usize::try_from(count).unwrap_or(0))
 }
 
-/// Changes the owner of one granule in its entry; another granule of the entry may change at the same time.
-fn replace(entry: &AtomicU64, pa: u64, from: Gpi, to: Gpi) -> Result<(), GptError> {
-    let mut seen = entry.load(Ordering::Acquire);
+/// Changes the owner of one granule in its entry, which was `seen` last; what it is then. Another granule of the entry may
+/// change at the same time.
+#[inline]
+fn replace(entry: &AtomicU64, seen: u64, pa: u64, from: Gpi, to: Gpi) -> Result<u64, GptError> {
+    let mut seen = seen;
     loop {
         let descriptor = L1Descriptor::from_bits(seen);
         if descriptor.gpi(pa) != from {
             return Err(GptError::BadPas(descriptor.gpi(pa)));
         }
-        let changed = descriptor.with(pa, to).ok_or(GptError::BadAddress)?;
-        match entry.compare_exchange_weak(seen, changed.to_bits(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Ok(()),
+        let changed = descriptor.with(pa, to).ok_or(GptError::BadAddress)?.to_bits();
+        match entry.compare_exchange_weak(seen, changed, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Ok(changed),
             Err(now) => seen = now,
         }
     }

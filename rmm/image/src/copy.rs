@@ -143,14 +143,14 @@ pub unsafe fn wipe(start: *mut u8, bytes: usize) {
         return;
     }
     let block = 4_usize << (dczid & 0xf);
-    // Eight blocks a round: this loop is most of what wiping costs.
+    // Thirty-two blocks a round: this loop is most of what wiping costs.
     let end = start as usize + bytes;
-    if block <= GRANULE / 8 {
+    if block <= GRANULE / 32 {
         // SAFETY: a round lies in the range, which is a multiple of it.
         unsafe {
             asm!(
                 "2:",
-                ".rept 8",
+                ".rept 32",
                 "dc zva, {at}",
                 "add {at}, {at}, {block}",
                 ".endr",

@@ -66,6 +66,16 @@ fn inside(mapping: &Mapping, offset: usize, len: usize) -> *mut u8 {
 
 const OFFSET: u64 = GRANULE_SIZE - 1;
 
+/// Fills a granule with zeros. It gets an address, so that callers need not put a guard into memory.
+///
+/// # Safety
+/// The granule must be the caller's alone.
+unsafe fn wipe(pa: u64) {
+    let mapping = Mapping::new(pa, false);
+    // SAFETY: the mapping is a whole granule, which is the caller's alone.
+    unsafe { copy::wipe(mapping.address(), GRANULE_SIZE as usize) };
+}
+
 impl Platform for Machine {
     #[inline]
     fn with_granule<E: Exclusive, R>(&self, granule: &mut E, f: impl FnOnce(&mut Granule) -> R) -> R {
@@ -75,10 +85,10 @@ impl Platform for Machine {
         f(unsafe { &mut *mapping.address().cast::<Granule>() })
     }
 
+    #[inline(always)]
     fn wipe<E: Exclusive>(&self, granule: &mut E) {
-        let mapping = Mapping::new(granule.pa(), false);
-        // SAFETY: the mapping is a whole granule, which is the caller's alone.
-        unsafe { copy::wipe(mapping.address(), GRANULE_SIZE as usize) };
+        // SAFETY: `Exclusive` says that the granule is the caller's alone.
+        unsafe { wipe(granule.pa()) };
     }
 
     fn read_data<E: Exclusive>(&self, data: &mut E, offset: usize, out: &mut [u8]) {

@@ -21,9 +21,7 @@ pub struct CpuArea {
     used: Cell<u32>,
     /// Mappings that exist.
     alive: Cell<u32>,
-    /// Granules in [`WIDE`] slots.
-    wide: Cell<usize>,
-    pad: [u64; 6],
+    pad: [u64; 7],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
@@ -32,7 +30,7 @@ const _: () = assert!(size_of::<CpuArea>() <= 4 * 4096);
 
 /// Slots of single granules. A granule is in the one its address says, or in the next that was free.
 const SINGLE: usize = 32;
-/// The first slot of granules that have to be next to each other.
+/// The first slot of granules that have to be next to each other: see [`Wide`].
 const WIDE: usize = SINGLE;
 const _: () = assert!(SINGLE == u32::BITS as usize && WIDE + MAX_REC_AUX <= SLOTS);
 
@@ -47,10 +45,9 @@ pub fn area() -> &'static CpuArea {
 pub fn init() {
     area().used.set(0);
     area().alive.set(0);
-    area().wide.set(0);
 }
 
-/// One or more granules next to each other. They can be used until it is dropped, and stay mapped until [`release`].
+/// One granule. It can be used until this is dropped, and stays mapped until [`release`].
 pub struct Mapping {
     slot: usize,
 }
@@ -72,26 +69,6 @@ impl Mapping {
                 _ => slot = (slot + 1) % SINGLE,
             }
         }
-        Self::at(slot)
-    }
-
-    /// Maps at most [`MAX_REC_AUX`] granules, which must be granule addresses, next to each other. There is one such
-    /// mapping at a time.
-    pub fn of(granules: &[u64]) -> Self {
-        assert!(granules.len() <= MAX_REC_AUX, "more granules than slots");
-        if area().wide.get() != 0 {
-            release();
-        }
-        for (slot, pa) in (WIDE..).zip(granules) {
-            set_entry(slot, mmu::granule_entry(*pa, false));
-        }
-        area().wide.set(granules.len());
-        instruction!("dsb nshst\nisb");
-        Self::at(WIDE)
-    }
-
-    #[inline]
-    fn at(slot: usize) -> Self {
         area().alive.set(area().alive.get().wrapping_add(1));
         Self { slot }
     }
@@ -130,27 +107,62 @@ fn map_single(slot: usize, entry: u64) {
 /// If a [`Mapping`] exists.
 #[inline]
 pub fn release() {
-    if area().used.get() != 0 || area().wide.get() != 0 {
+    if area().used.get() != 0 {
         unmap_all();
     }
 }
 
 fn unmap_all() {
-    /// Operand of TLBI RVAE2, which RME brings with it (Armv9.1 requires FEAT_TLBIRANGE): all slots, a multiple of two
-    /// pages, by a granule size of 4 KiB.
-    const ALL: u64 = SLOT_VA >> 12 | (SLOTS as u64 / 2 - 1) << 39 | 1 << 46;
-    const _: () = assert!(SLOTS.is_multiple_of(2) && SLOTS / 2 <= 32);
     assert!(area().alive.get() == 0, "a granule is in use");
     let mut used = area().used.get();
     while used != 0 {
         set_entry(used.trailing_zeros() as usize, 0);
         used &= used - 1;
     }
-    for slot in WIDE..WIDE + area().wide.get() {
-        set_entry(slot, 0);
-    }
     area().used.set(0);
-    area().wide.set(0);
+    forget::<0, SINGLE>();
+}
+
+/// At most [`MAX_REC_AUX`] granules next to each other, until it is dropped. There is one at a time.
+pub struct Wide {
+    count: usize,
+}
+
+impl Wide {
+    /// Maps granules, which must be granule addresses.
+    pub fn new(granules: &[u64]) -> Self {
+        assert!(granules.len() <= MAX_REC_AUX, "more granules than slots");
+        assert!(entry_of(WIDE) == 0, "the slots are in use");
+        for (slot, pa) in (WIDE..).zip(granules) {
+            set_entry(slot, mmu::granule_entry(*pa, false));
+        }
+        instruction!("dsb nshst\nisb");
+        Self { count: granules.len() }
+    }
+
+    /// Where they are.
+    pub const fn address(&self) -> *mut u8 {
+        (SLOT_VA + WIDE as u64 * GRANULE_SIZE) as *mut u8
+    }
+}
+
+impl Drop for Wide {
+    fn drop(&mut self) {
+        for slot in WIDE..WIDE + self.count {
+            set_entry(slot, 0);
+        }
+        forget::<WIDE, MAX_REC_AUX>();
+    }
+}
+
+/// Invalidates the translations of slots whose entries have been cleared, and makes all that was written visible.
+#[inline]
+fn forget<const FIRST: usize, const COUNT: usize>() {
+    const { assert!(COUNT.is_multiple_of(2) && COUNT / 2 <= 32) };
+    /// Granules of 4 KiB.
+    const GRANULE_4K: u64 = 1 << 46;
+    // TLBI RVAE2, which RME brings with it (Armv9.1 requires FEAT_TLBIRANGE), by pairs of pages.
+    let range = const { (SLOT_VA >> 12) + FIRST as u64 + ((COUNT as u64 / 2 - 1) << 39) + GRANULE_4K };
     // SAFETY: forgets translations that are no longer in the tables.
     unsafe {
         asm!(
@@ -158,7 +170,7 @@ fn unmap_all() {
             "sys #4, c8, c6, #1, {}",
             "dsb nsh",
             "isb",
-            in(reg) ALL,
+            in(reg) range,
             options(nostack, preserves_flags)
         );
     }

@@ -5,7 +5,7 @@
 //! vector, so the whole vectors are saved even if the realm has no SVE.
 
 use crate::features::Optional;
-use crate::slots::{self, Mapping};
+use crate::slots::{self, Wide};
 use crate::sysreg::{instruction, mrs, msr};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -277,7 +277,7 @@ pub fn with_vectors(cpu: &Optional, f: impl FnOnce()) {
 }
 
 /// Where ZCR_EL1 is in a realm's area.
-fn zcr(area: &Mapping) -> *mut u64 {
+fn zcr(area: &Wide) -> *mut u64 {
     area.address().cast::<u64>().wrapping_add(2)
 }
 
@@ -326,7 +326,7 @@ impl<'a> Lazy<'a> {
         allow(self.cpu.sve);
         let host = Host::save(self.cpu, true);
         let mut lengths = [0; 2];
-        let mapping = Mapping::of(self.granules);
+        let mapping = Wide::new(self.granules);
         if let Some(length) = self.realm_sve {
             lengths = [mrs!("S3_4_C1_C2_0"), mrs!("S3_5_C1_C2_0")];
             msr!("S3_4_C1_C2_0", u64::from(length));
@@ -345,7 +345,7 @@ impl<'a> Lazy<'a> {
     pub fn finish(self) {
         if let Some((host, [zcr_el2, zcr_el1])) = &self.host {
             allow(self.cpu.sve);
-            let mapping = Mapping::of(self.granules);
+            let mapping = Wide::new(self.granules);
             // SAFETY: as in `load`.
             unsafe { save(mapping.address(), self.realm_registers()) };
             if self.realm_sve.is_some() {

@@ -58,7 +58,8 @@
     msr     \second, x9
 .endm
 
-.macro  save_gprs
+// X0 to X19 and X30; the others are those a function preserves.
+.macro  save_low_gprs
     stp     x0, x1, [sp, #0x00]
     stp     x2, x3, [sp, #0x10]
     stp     x4, x5, [sp, #0x20]
@@ -69,12 +70,20 @@
     stp     x14, x15, [sp, #0x70]
     stp     x16, x17, [sp, #0x80]
     stp     x18, x19, [sp, #0x90]
+    str     x30, [sp, #0xf0]
+.endm
+
+.macro  save_high_gprs
     stp     x20, x21, [sp, #0xa0]
     stp     x22, x23, [sp, #0xb0]
     stp     x24, x25, [sp, #0xc0]
     stp     x26, x27, [sp, #0xd0]
     stp     x28, x29, [sp, #0xe0]
-    str     x30, [sp, #0xf0]
+.endm
+
+.macro  save_gprs
+    save_low_gprs
+    save_high_gprs
 .endm
 
 // All but X0 to X7.
@@ -121,7 +130,7 @@ vectors:
 
     // From a lower level in AArch64: synchronous.
     vector
-    save_gprs
+    save_low_gprs
     mrs     x8, esr_el3
     mov     w9, #0x5e000000
     cmp     w8, w9
@@ -182,9 +191,11 @@ other_call:
     eret
 
 leave_sync:
+    save_high_gprs
     leave   {kind_sync}
 
 switch_world:
+    save_high_gprs
     mrs     x8, elr_el3
     mrs     x9, spsr_el3
     stp     x8, x9, [sp, #{ctx_elr}]
