@@ -26,7 +26,7 @@ pub const RAM_SIZE: u64 = 16 << 20;
 /// IPA width: the protected half ends behind RAM.
 const IPA_BITS: u8 = 33;
 /// How often in a row one and the same fault may be reported: other vCPUs may undo a conversion in between.
-const SAME_FAULT_LIMIT: u32 = 64;
+const SAME_FAULT_LIMIT: u32 = 8;
 
 /// Why a vCPU runs no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
