@@ -367,7 +367,8 @@ impl Model {
 /// WFI, WFE, WFIT or WFET that the Host traps: it is over, and the Host learns which it was and its timeout.
 fn wait(regs: &Registers, esr: u64) -> Alternative {
     let mut exit = sync_exit(esr & (0x3f << 26 | 3), 0);
-    if esr & 2 != 0 {
+    // WFIT and WFET with RV.
+    if esr & 6 == 6 {
         let register = usize::try_from(esr >> 5 & 0x1f).unwrap_or(31);
         exit.gprs[0] = regs.gprs.get(register).copied().unwrap_or(0);
     }

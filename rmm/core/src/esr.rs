@@ -43,6 +43,9 @@ pub(crate) const WFX_TI: u64 = 0x3;
 /// WFIT and WFET have bit 1 of TI.
 pub(crate) const WFX_TI_TIMEOUT: u64 = 0x2;
 
+/// WFx: RN is valid.
+pub(crate) const WFX_RV: u64 = 1 << 2;
+
 /// SError: the rest is implementation defined.
 pub(crate) const SERROR_IDS: u64 = 1 << 24;
 /// SError: all that VSESR_EL2 holds.

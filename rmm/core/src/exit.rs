@@ -88,10 +88,11 @@ impl<P: Platform> Running<'_, '_, P> {
         Next::Resume
     }
 
-    /// WFI, WFE, WFIT, WFET, which trap only if the Host asked for it. The timeout of the last two is reported.
+    /// WFI, WFE, WFIT, WFET, which trap only if the Host asked for it. The timeout of the last two is reported, if the CPU
+    /// tells which register has it; else it reads as one that has passed, as such a wait may end at any time.
     fn wait(&mut self, esr: Syndrome) -> Next {
         self.exit.esr = esr.keep(esr::WFX_TI);
-        if esr.has(esr::WFX_TI_TIMEOUT) {
+        if esr.has(esr::WFX_TI_TIMEOUT | esr::WFX_RV) {
             self.exit_value(self.gpr(esr.operand_register()));
         }
         self.advance_pc();

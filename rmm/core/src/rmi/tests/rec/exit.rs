@@ -16,11 +16,12 @@ fn wfx_shows_which_and_the_timeout_if_it_has_one() {
     let entries = entries();
     let w = World::new(&entries);
     let vm = Vm::new(&w);
-    // CV, COND, RN = 9, RV.
-    let noise = 1 << 24 | 0xe << 20 | 9 << 5 | 1 << 2;
-    for (ti, timeout) in [(0, 0), (1, 0), (2, 777), (3, 777)] {
+    // CV, COND, RN = 9.
+    let noise = 1 << 24 | 0xe << 20 | 9 << 5;
+    let rv = 1 << 2;
+    for (ti, rv, timeout) in [(0, rv, 0), (1, rv, 0), (2, rv, 777), (3, rv, 777), (2, 0, 0), (3, 0, 0)] {
         let pc = vm.content().context.pc;
-        let esr = esr::EC_WFX << 26 | esr::IL | noise | ti;
+        let esr = esr::EC_WFX << 26 | esr::IL | noise | rv | ti;
         let exit = vm.enter_with(
             |enter| enter.flags = 0b1100,
             std::vec![does(|context| context.gprs[9] = 777, RealmExit::Sync { esr, far: 1, hpfar: 2 })],
