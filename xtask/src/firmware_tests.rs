@@ -14,6 +14,7 @@ use std::time::Duration;
 pub fn all() -> Result {
     shell::step("the monitor with stand-ins around it", check_monitor)?;
     shell::step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
+    shell::step("monitor and RMM with 40 GiB of memory", check_large)?;
     shell::step("the RMM below a foreign EL3", check_foreign_el3)?;
     shell::step("realms on a Non-secure host", check_host)?;
     shell::step("a Debian kernel on the monitor", check_linux)
@@ -151,6 +152,25 @@ fn check_host() -> Result {
         seconds: 300,
     };
     has_passed(&boot.console(|_, _| ())?, HOST_RUNS)
+}
+
+/// Boots a machine on which the RMM needs more memory than is behind its image. The machine that emulates it need not have
+/// as much.
+fn check_large() -> Result {
+    let boot = Boot {
+        monitor: Image::Monitor.build()?,
+        rmm: Image::Rmm.build()?,
+        payload: Stub::Host.build()?,
+        offer: NEWEST,
+        cpus: 2,
+        memory: "40G",
+        seconds: 60,
+    };
+    let said = boot.console(|machine, qemu| {
+        let backend = format!("memory-backend-ram,id=memory,size={},reserve=off", machine.memory);
+        qemu.args(["-object", &backend, "-M", "memory-backend=memory"]);
+    })?;
+    has_passed(&said, &[RESET_RUNS, STUB_HOST_RUNS].concat())
 }
 
 /// Boots the RMM below an EL3 that is not the monitor, with and without a console. That EL3 breaks the RMM at last.

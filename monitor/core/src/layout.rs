@@ -72,8 +72,15 @@ pub const RMM: Range = Range::new(0x4010_0000, 24 << 20);
 pub const SHARED_BUFFER: Range = Range::new(RMM.base + RMM.size - GRANULE_SIZE, GRANULE_SIZE);
 /// The RMM's image and data.
 pub const RMM_IMAGE: Range = Range::new(RMM.base, RMM.size - GRANULE_SIZE);
-/// The part of it an RMM can ask EL3 for while it starts (RMM_RESERVE_MEMORY).
+/// The part of it an RMM can ask EL3 for while it starts (RMM_RESERVE_MEMORY), unless the machine has too much memory.
 pub const RMM_POOL: Range = Range::new(RMM_IMAGE.base + (12 << 20), RMM_IMAGE.size - (12 << 20));
+/// Where the RMM's pool is on a machine with more memory, and the most there can be.
+pub const RMM_POOL_LARGE: Range =
+    Range::new(GPT_L1_LARGE.base + GPT_L1_LARGE.size, PAYLOAD_BASE - GPT_L1_LARGE.base - GPT_L1_LARGE.size);
+/// What an RMM may want to keep of all memory: four bytes a granule.
+const POOL_SHARE_SHIFT: u32 = 10;
+/// An RMM may map its pool by blocks, and wants it aligned so.
+const POOL_UNIT: u64 = 2 << 20;
 /// Where the Non-secure payload is loaded and entered.
 pub const PAYLOAD_BASE: u64 = 0x6000_0000;
 /// Most bytes of the payload.
@@ -92,10 +99,30 @@ pub fn l1_tables(board: &Board) -> Range {
     if size <= GPT_L1.size { Range::new(GPT_L1.base, size) } else { Range::new(GPT_L1_LARGE_BASE, size) }
 }
 
+/// What the RMM can ask EL3 for on `board`.
+#[must_use]
+pub fn rmm_pool(board: &Board) -> Range {
+    let memory = board.banks().iter().fold(0_u64, |sum, bank| sum.saturating_add(bank.size));
+    let wanted = memory >> POOL_SHARE_SHIFT;
+    if wanted <= RMM_POOL.size {
+        return RMM_POOL;
+    }
+    // A unit more, as the RMM may ask for several pieces.
+    let size = wanted.next_multiple_of(POOL_UNIT).saturating_add(POOL_UNIT);
+    Range::new(RMM_POOL_LARGE.base, size.min(RMM_POOL_LARGE.size))
+}
+
+/// Most ranges the firmware keeps.
+pub const MAX_KEPT: usize = 3;
+/// The name of what only the monitor reaches.
+const TABLES: &str = "gpt";
+
 /// What the firmware keeps of the memory of `board`, with the names the device tree gives it.
 pub fn kept(board: &Board) -> impl Iterator<Item = (&'static str, Range)> {
+    let pool = Some(rmm_pool(board)).filter(|pool| pool.base == RMM_POOL_LARGE.base);
     let tables = Some(l1_tables(board)).filter(|tables| tables.base == GPT_L1_LARGE_BASE);
-    core::iter::once(("rmm", RMM)).chain(tables.map(|tables| ("gpt", tables)))
+    let more = pool.map(|pool| ("rmm-pool", pool)).into_iter().chain(tables.map(|tables| (TABLES, tables)));
+    core::iter::once(("rmm", RMM)).chain(more)
 }
 
 /// Whether the memory of `board` has room for the firmware and a payload of `payload` bytes.
@@ -119,7 +146,7 @@ pub fn assign(gpt: &Gpt<'_>, board: &Board) -> Result<(), LayoutError> {
         gpt.assign(bank.base, bank.size, Gpi::NS)?;
     }
     for (name, range) in kept(board) {
-        gpt.assign(range.base, range.size, if name == "rmm" { Gpi::REALM } else { Gpi::ROOT })?;
+        gpt.assign(range.base, range.size, if name == TABLES { Gpi::ROOT } else { Gpi::REALM })?;
     }
     Ok(())
 }

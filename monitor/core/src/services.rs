@@ -3,7 +3,7 @@
 
 use crate::attest::{self, Platform, REALM_ATTESTATION_KEY, TOKEN_MAX, TokenError};
 use crate::gpt::{Gpt, GptError, Maintenance};
-use crate::layout::{RMM, RMM_POOL, Range, SHARED_BUFFER};
+use crate::layout::{RMM, Range, SHARED_BUFFER};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{
@@ -19,8 +19,8 @@ pub struct Services {
     interface: Version,
     token: Mutex<Token>,
     signature: Mutex<Option<TokenSignResponse>>,
-    /// How much of [`RMM_POOL`] is left.
-    pool: Mutex<u64>,
+    /// Memory the RMM can still ask for.
+    pool: Mutex<Range>,
 }
 
 /// A platform token that is given out in pieces.
@@ -32,14 +32,14 @@ struct Token {
 }
 
 impl Services {
-    /// The services of this interface version.
+    /// The services of this interface version. The RMM can ask for memory of `pool`.
     #[must_use]
-    pub const fn new(interface: Version) -> Self {
+    pub const fn new(interface: Version, pool: Range) -> Self {
         Self {
             interface,
             token: Mutex::new(Token { bytes: [0; TOKEN_MAX], size: 0, given: 0 }),
             signature: Mutex::new(None),
-            pool: Mutex::new(RMM_POOL.size),
+            pool: Mutex::new(pool),
         }
     }
 
@@ -152,7 +152,7 @@ impl Services {
         }
     }
 
-    /// Memory from the end of the RMM's range, downwards. The shape of the flags is not written
+    /// Memory from the end of the RMM's pool, downwards. The shape of the flags is not written
     /// down where we could read it; this reads the logarithm of the alignment from bits 63:56 and ignores the rest, which are hints.
     fn reserve(&self, size: u64, flags: u64) -> Result<[u64; 3], El3Code> {
         let alignment = 1_u64.checked_shl((flags >> 56) as u32).ok_or(El3Code::INVAL)?.max(GRANULE_SIZE);
@@ -160,9 +160,9 @@ impl Services {
             return Err(El3Code::INVAL);
         }
         let mut left = self.pool.lock();
-        let base = RMM_POOL.base.saturating_add(*left).checked_sub(size).ok_or(El3Code::NOMEM)?;
+        let base = left.end().checked_sub(size).ok_or(El3Code::NOMEM)?;
         let base = base & !alignment.saturating_sub(1);
-        *left = base.checked_sub(RMM_POOL.base).ok_or(El3Code::NOMEM)?;
+        left.size = base.checked_sub(left.base).ok_or(El3Code::NOMEM)?;
         Ok([base, 0, 0])
     }
 }

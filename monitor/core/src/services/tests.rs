@@ -1,5 +1,6 @@
 use super::*;
 use crate::gpt::{Gpi, L1_ENTRIES};
+use crate::layout::RMM_POOL;
 use core::sync::atomic::AtomicU64;
 
 struct Nothing;
@@ -23,7 +24,7 @@ impl Monitor {
     fn new(minor: u16) -> Self {
         let words = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
-            services: Services::new(Version::new(0, minor)),
+            services: Services::new(Version::new(0, minor), RMM_POOL),
             l0: words(4),
             l1: words(L1_ENTRIES),
             shared: vec![0; 4096],

@@ -62,7 +62,7 @@ pub extern "C" fn primary() -> ! {
     edit_device_tree(&board);
     write_manifest(&board, &package);
     let cpus = board.cpus.min(MAX_CPUS);
-    SERVICES.call_once(|| Services::new(package.interface));
+    SERVICES.call_once(|| Services::new(package.interface, layout::rmm_pool(&board)));
     PSCI.call_once(|| Psci::new(cpus));
     stage1::enable();
     console::print(format_args!("monitor: {cpus} CPUs, {} MiB of memory, checks on\n", mebibytes(&board)));
@@ -131,7 +131,7 @@ fn edit_device_tree(board: &Board) {
     let bytes = unsafe { memory::slice_mut(layout::DEVICE_TREE) };
     // The board gives its tree the whole range, but fills only the start of it.
     let (tree, room) = bytes.split_at_mut(bytes.len() / 2);
-    let mut keep = [("", Range::new(0, 0)); 2];
+    let mut keep = [("", Range::new(0, 0)); layout::MAX_KEPT];
     let mut count = 0;
     for (slot, kept) in keep.iter_mut().zip(layout::kept(board)) {
         *slot = kept;
