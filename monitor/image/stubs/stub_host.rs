@@ -409,6 +409,32 @@ fn reset() {
 }
 
 
+/// Has the second CPU do what only EL3 may, if EL3 survives that: it is off afterwards, and starts again.
+fn faulting() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin("faulting");
+    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, FAULT])[0], 0);
+    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    use_second(&mut run, 4);
+    run.end();
+}
+
+/// Turns the second CPU on and off many times: the interrupt with which EL3 wakes it may find it awake.
+fn on_and_off() {
+    let mut run = Run::begin("on-and-off");
+    let mut answers = 0;
+    for _ in 0..100 {
+        answers |= smc(&[CPU_ON, 1, second as *const () as u64, OFF])[0];
+        // Until it is off again.
+        while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    }
+    run.equal("cpu-on", answers, 0);
+    run.equal("interrupts", INTERRUPTS.load(Ordering::Relaxed), 0);
+    run.end();
+}
+
 /// Breaks the RMM on this CPU, if EL3 can do so: it does nothing here any more, and works on as before on the other.
 fn broken() {
     if smc(&[BREAK_RMM])[0] != 0 {
@@ -425,13 +451,32 @@ fn broken() {
     run.end();
 }
 
+/// What the second CPU is to do, as X0 at its start; other numbers name a run.
+const FAULT: u64 = 0;
+const OFF: u64 = 10;
+
 static DONE: AtomicU64 = AtomicU64::new(0);
+/// What ISR_EL1 of the second CPU showed.
+static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn second_main(context: u64) -> ! {
+    match context {
+        // SAFETY: ICC_IAR0_EL1 is EL3's, whose interrupts these are.
+        FAULT => unsafe { asm!("mrs x0, S3_0_C12_C8_0", out("x0") _) },
+        OFF => {
+            let pending: u64;
+            // SAFETY: only tells.
+            unsafe { asm!("mrs {}, isr_el1", out(reg) pending) };
+            INTERRUPTS.fetch_or(pending, Ordering::Relaxed);
+            smc(&[CPU_OFF]);
+        }
+        _ => {}
+    }
     let mut run = Run::begin(match context {
         1 => "second",
         2 => "second-again",
-        _ => "second-alone",
+        3 => "second-alone",
+        _ => "second-anew",
     });
     granules(&mut run, 0x7200_0000);
     run.end();
@@ -465,6 +510,8 @@ extern "C" fn main() -> ! {
         realm(&mut run);
         run.end();
     }
+    on_and_off();
+    faulting();
     broken();
     smc(&[SYSTEM_OFF]);
     loop {}

@@ -4,6 +4,7 @@ use super::boot::{hold_others_back, psci, services};
 use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, worlds};
 use super::sysreg::{self, read};
 use super::{console, gic, gpt, measure, memory, power};
+use realm_abi::psci::PsciCall;
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
 use realm_abi::smccc;
@@ -100,7 +101,7 @@ impl Cpu {
         self.worlds.realm.set_fast(alive);
     }
 
-    /// Runs the Non-secure world from `entry` until its CPU is turned off.
+    /// Runs the Non-secure world from `entry` until its CPU is turned off, or it does what it may not.
     fn serve(&mut self, entry: Entry) {
         self.worlds.non_secure.start_at(entry.address, &[entry.context_id]);
         self.worlds.load(World::NonSecure);
@@ -128,7 +129,9 @@ impl Cpu {
                 }
                 (World::NonSecure, exit) => {
                     self.report(World::NonSecure, exit);
-                    power::halt();
+                    // As if it had turned itself off: another CPU may start it anew.
+                    let _ = psci().call(self.index, &PsciCall::CpuOff, |_| false);
+                    return;
                 }
             }
         }
