@@ -6,6 +6,7 @@
 
 mod exception;
 pub mod gic;
+pub mod lock;
 pub mod power;
 pub mod probe;
 pub mod smc;

@@ -1,8 +1,8 @@
 //! The console: the board's PL011, one whole line at a time.
 
+use crate::lock::Mutex;
 use core::fmt::{self, Display, Write};
 use realm_report::Record;
-use spin::Mutex;
 
 const DATA: *mut u32 = 0x0900_0000 as *mut u32;
 const FLAGS: *const u32 = 0x0900_0018 as *const u32;

@@ -4,10 +4,10 @@ use crate::host::CpuEvent;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use realm_el2::lock::{Mutex, relax};
 use realm_el2::sysreg::{mask, unmask, wfi};
 use realm_el2::{MAX_CPUS, gic, power};
 use realm_host::host::Event;
-use spin::Mutex;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -21,7 +21,7 @@ pub fn start() -> usize {
             break;
         }
         while ONLINE.load(Ordering::Acquire) != cpu + 1 {
-            core::hint::spin_loop();
+            relax();
         }
     }
     unmask();

@@ -7,13 +7,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::Errno;
 use realm_abi::rmi::RmiCommand;
+use realm_el2::lock::{Mutex, MutexGuard, relax};
 use realm_el2::sysreg::{mask, mrs, unmask, wfi};
 use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
 use realm_host::host::{Event, Lock, PageBlock, PinnedPage};
 use realm_host::irqchip::Irqchip;
 use realm_host::{File, Host, UserMemory};
 use realm_simple_gic::SimpleGic;
-use spin::{Mutex, MutexGuard};
 
 /// A spin lock: there is no scheduler.
 pub struct SpinLock<T>(Mutex<T>);
@@ -209,7 +209,7 @@ impl Host for BareHost {
     }
 
     fn yield_now(&self) {
-        core::hint::spin_loop();
+        relax();
     }
 
     fn kick(&self, vcpu: u32) {

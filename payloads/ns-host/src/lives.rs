@@ -9,8 +9,8 @@ use alloc::format;
 use alloc::sync::Arc;
 use realm_abi::kvm::SystemEvent;
 use realm_abi::rmi::HashAlgorithm;
+use realm_el2::lock::Mutex;
 use realm_host::Device;
-use spin::Mutex;
 
 /// Lives of each shape.
 const ROUNDS: usize = 3;

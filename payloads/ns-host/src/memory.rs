@@ -3,8 +3,8 @@
 use buddy_system_allocator::{FrameAllocator, LockedHeap};
 use core::sync::atomic::{AtomicU64, Ordering};
 use dtoolkit::fdt::Fdt;
+use realm_el2::lock::Mutex;
 use realm_el2::{image_end, probe};
-use spin::Mutex;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;

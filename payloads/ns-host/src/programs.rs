@@ -11,8 +11,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use realm_abi::kvm::SystemEvent;
 use realm_abi::rmi::HashAlgorithm;
+use realm_el2::lock::Mutex;
 use realm_host::Device;
-use spin::Mutex;
 
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use realm_abi::kvm::{
     ExitMmio, ExitReason, Generation, Ioctl, IrqLevel, IrqLine, MEMORY_ATTRIBUTE_PRIVATE,
     MEMORY_FAULT_PRIVATE, MemoryAttributes, Run, SystemEvent, VcpuEvents,
 };
+use realm_el2::lock::Mutex;
 use realm_host::{Device, File, Host, Vcpu};
-use spin::Mutex;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// First address of a realm's RAM.

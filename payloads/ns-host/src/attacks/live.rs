@@ -10,6 +10,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RmiCommand, Status};
+use realm_el2::lock::{Mutex, relax};
 use realm_el2::probe;
 use realm_host::Device;
 
@@ -26,13 +27,13 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
     }
     let Some(realm) = spinning_realm(checks, device) else { return };
     let running = Arc::clone(&realm);
-    let outcome = Arc::new(spin::Mutex::new(None));
+    let outcome = Arc::new(Mutex::new(None));
     let stop = Arc::clone(&outcome);
     let task = Task::start(1, move || *stop.lock() = Some(running.run(0)));
     checks.state("waiting for the realm to count");
     let counter = || realm.shared_counter();
     while counter() == 0 {
-        core::hint::spin_loop();
+        relax();
     }
     let seen = &device.host().seen;
     let [rd, rec, data, rtt] =
@@ -61,7 +62,7 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
     let before = counter();
     checks.state("waiting for the realm to count on");
     while counter() == before {
-        core::hint::spin_loop();
+        relax();
     }
     realm.stop();
     task.join();

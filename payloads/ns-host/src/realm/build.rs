@@ -14,8 +14,8 @@ use realm_abi::kvm::{
     RmeInitRipas, RmePopulate, UserMemoryRegion2, VcpuFeature, VcpuInit, VmType, reg::RegId,
 };
 use realm_abi::rmi::HashAlgorithm;
+use realm_el2::lock::Mutex;
 use realm_host::{Device, File, Host};
-use spin::Mutex;
 use zerocopy::{Immutable, IntoBytes};
 
 const DIST: u64 = 0x3fff_0000;
