@@ -141,6 +141,7 @@ const HOST_RUNS: &[&str] = &[
     "interrupts",
     "smp",
     "noisy",
+    "turns",
     "hostile",
     "destroyed",
     "reset",

@@ -4,7 +4,7 @@ use crate::memory;
 use crate::registers::Guard;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::Errno;
 use realm_abi::rmi::RmiCommand;
 use realm_el2::lock::{Mutex, MutexGuard, relax};
@@ -264,6 +264,8 @@ impl Host for BareHost {
 pub struct User<'a> {
     /// Whether calls in progress are to return.
     pub stop: &'a AtomicBool,
+    /// How often it may still be asked before they are to return anyway; `u32::MAX` for no limit.
+    pub patience: AtomicU32,
 }
 
 impl UserMemory for User<'_> {
@@ -295,6 +297,8 @@ impl UserMemory for User<'_> {
     fn unpin(&self, _page: PinnedPage) {}
 
     fn interrupted(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        let less = |left: u32| if left == u32::MAX { Some(left) } else { left.checked_sub(1) };
+        let patient = self.patience.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        self.stop.load(Ordering::SeqCst) || !patient
     }
 }

@@ -31,13 +31,15 @@ struct Program {
     end: End,
     /// Whether the realm has SVE and a PMU, and the host's registers are guarded.
     full: bool,
+    /// Whether all vCPUs take turns on one CPU.
+    turns: bool,
 }
 
 const fn program(number: u64, name: &'static str, cpus: usize) -> Program {
-    Program { number, name, cpus, end: End::Off, full: false }
+    Program { number, name, cpus, end: End::Off, full: false, turns: false }
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 11] = [
     program(0, "rsi", 1),
     program(1, "psci", 2),
     program(2, "memory", 1),
@@ -45,6 +47,7 @@ const PROGRAMS: [Program; 10] = [
     program(4, "interrupts", 1),
     program(5, "smp", 4),
     Program { full: true, ..program(6, "noisy", 2) },
+    Program { full: true, turns: true, ..program(13, "turns", 2) },
     program(7, "hostile", 1),
     Program { end: End::Fault, ..program(8, "destroyed", 1) },
     Program { end: End::Reset, ..program(9, "reset", 1) },
@@ -55,7 +58,7 @@ pub const IDLE: u64 = 11;
 
 /// Runs them all.
 pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
-    for Program { number, name, cpus: wanted, end, full } in PROGRAMS {
+    for Program { number, name, cpus: wanted, end, full, turns } in PROGRAMS {
         if wanted > cpus {
             realm_el2::uart::line(format_args!("host: {name} needs {wanted} CPUs"));
             continue;
@@ -72,8 +75,15 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
             }
         };
         device.host().guard(full);
-        let stops = run_on(&realm, wanted, usize::from(wanted < cpus));
+        let stops = if turns {
+            // Even before the realm asks for it.
+            device.host().preempt(u64::MAX);
+            run_in_turns(&realm, wanted)
+        } else {
+            run_on(&realm, wanted, usize::from(wanted < cpus))
+        };
         device.host().guard(false);
+        device.host().preempt(0);
         realm.destroy();
         let ended = match end {
             End::Off => stops.contains(&Stop::Event(SystemEvent::SHUTDOWN)),
@@ -105,6 +115,15 @@ pub fn run_on(realm: &Arc<Realm>, vcpus: usize, first_cpu: usize) -> Vec<Stop> {
     }
     others.into_iter().for_each(Task::join);
     core::mem::take(&mut stops.lock())
+}
+
+/// Runs the vCPUs of a realm in turns on this CPU until one of them ends, so that what one leaves in a register reaches the other.
+fn run_in_turns(realm: &Realm, vcpus: usize) -> Vec<Stop> {
+    loop {
+        if let Some(stop) = (0..vcpus).find_map(|id| realm.turn(id)) {
+            return Vec::from([stop]);
+        }
+    }
 }
 
 /// What a host has, to see whether a realm left anything behind.

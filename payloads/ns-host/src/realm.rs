@@ -9,11 +9,11 @@ use crate::host::{BareHost, User};
 use crate::memory;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use realm_abi::Errno;
 use realm_abi::kvm::{
     ExitMmio, ExitReason, Generation, Ioctl, IrqLevel, IrqLine, MEMORY_ATTRIBUTE_PRIVATE,
-    MEMORY_FAULT_PRIVATE, MemoryAttributes, Run, SystemEvent, VcpuEvents,
+    MEMORY_FAULT_PRIVATE, MemoryAttributes, MpState, Run, SystemEvent, VcpuEvents,
 };
 use realm_el2::lock::Mutex;
 use realm_host::{Device, File, Host, Vcpu};
@@ -85,7 +85,13 @@ impl Caller<'_> {
 
 impl Realm {
     fn caller(&self) -> Caller<'_> {
-        Caller { host: self.device.host(), user: User { stop: &self.stopping } }
+        self.caller_with(u32::MAX)
+    }
+
+    /// See [`User::patience`].
+    fn caller_with(&self, patience: u32) -> Caller<'_> {
+        let user = User { stop: &self.stopping, patience: AtomicU32::new(patience) };
+        Caller { host: self.device.host(), user }
     }
 
     /// Makes all [`Self::run`] return soon.
@@ -105,41 +111,64 @@ impl Realm {
 
     /// Runs a vCPU on this CPU until there is nothing more to do. Call [`Self::stop`] for the others then.
     pub fn run(&self, id: usize) -> Stop {
+        loop {
+            if let Some(stop) = self.run_with(id, &self.caller()) {
+                return stop;
+            }
+        }
+    }
+
+    /// Runs a vCPU for a few entries, unless it is off; why it runs no more, if it does not. One that sleeps or goes off meanwhile
+    /// keeps the CPU.
+    pub fn turn(&self, id: usize) -> Option<Stop> {
+        /// Two an entry.
+        const PATIENCE: u32 = 5;
+        let caller = self.caller_with(PATIENCE);
+        let mut power = MpState::STOPPED;
+        match caller.exchange(self.vcpus[id].0, Ioctl::GetMpState, &mut power) {
+            Err(error) => Some(Stop::Failed(error)),
+            Ok(_) if power == MpState::STOPPED => None,
+            Ok(_) => self.run_with(id, &caller),
+        }
+    }
+
+    /// [`Self::run`], but it may return without a reason when the caller loses patience.
+    fn run_with(&self, id: usize, caller: &Caller<'_>) -> Option<Stop> {
         let (fd, vcpu) = &self.vcpus[id];
-        let caller = self.caller();
         let mut last_fault = (0, 0);
         loop {
             let result = caller.value(*fd, Ioctl::Run, 0);
             let mut run = Run::new_zeroed();
             memory::read(vcpu.run_page(), run.as_mut_bytes());
             match result {
-                Err(Errno::EINTR) if self.stopping.load(Ordering::SeqCst) => return Stop::Stopped,
-                Err(Errno::EINTR | Errno::EAGAIN) => continue,
+                Err(Errno::EINTR) if self.stopping.load(Ordering::SeqCst) => return Some(Stop::Stopped),
+                Err(Errno::EINTR) => return None,
+                Err(Errno::EAGAIN) => continue,
                 Err(Errno::EFAULT) if run.exit_reason == ExitReason::MEMORY_FAULT => {
                     let fault = run.memory_fault();
                     last_fault = (fault.gpa, if last_fault.0 == fault.gpa { last_fault.1 + 1 } else { 0 });
                     if last_fault.1 == SAME_FAULT_LIMIT {
-                        return Stop::Fault(fault.gpa);
+                        return Some(Stop::Fault(fault.gpa));
                     }
                     let private = fault.flags & MEMORY_FAULT_PRIVATE != 0;
-                    if let Err(error) = self.convert(&caller, fault.gpa, fault.size, private) {
-                        return Stop::Failed(error);
+                    if let Err(error) = self.convert(caller, fault.gpa, fault.size, private) {
+                        return Some(Stop::Failed(error));
                     }
                     continue;
                 }
-                Err(error) => return Stop::Failed(error),
+                Err(error) => return Some(Stop::Failed(error)),
                 Ok(_) => {}
             }
             last_fault = (0, 0);
             match run.exit_reason {
                 ExitReason::MMIO => {
-                    if let Err(error) = self.mmio(&caller, *fd, vcpu, &run.mmio()) {
-                        return Stop::Failed(error);
+                    if let Err(error) = self.mmio(caller, *fd, vcpu, &run.mmio()) {
+                        return Some(Stop::Failed(error));
                     }
                 }
-                ExitReason::SYSTEM_EVENT => return Stop::Event(run.system_event().event),
-                ExitReason::SHUTDOWN => return Stop::Off,
-                reason => return Stop::Exit(reason),
+                ExitReason::SYSTEM_EVENT => return Some(Stop::Event(run.system_event().event)),
+                ExitReason::SHUTDOWN => return Some(Stop::Off),
+                reason => return Some(Stop::Exit(reason)),
             }
         }
     }

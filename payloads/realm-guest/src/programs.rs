@@ -42,7 +42,7 @@ enum First {
     Silent(fn()),
 }
 
-const PROGRAMS: [Option<Program>; 13] = [
+const PROGRAMS: [Option<Program>; 14] = [
     Some(Program { name: "rsi", first: First::Run(rsi::run), others: alone }),
     Some(Program { name: "psci", first: First::Run(psci::run), others: psci::secondary }),
     Some(Program { name: "memory", first: First::Run(memory::run), others: alone }),
@@ -56,6 +56,7 @@ const PROGRAMS: [Option<Program>; 13] = [
     None,
     Some(Program { name: "idle", first: First::Silent(idle::run), others: alone }),
     Some(Program { name: "spin", first: First::Silent(spin::run), others: alone }),
+    Some(Program { name: "turns", first: First::Run(noisy::run), others: noisy::secondary }),
 ];
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(usize::MAX);

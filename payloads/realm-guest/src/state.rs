@@ -241,6 +241,11 @@ pub fn sve_stays(seed: u64, ticks: u64) -> bool {
     same((from, to), words) && length == unsafe { guest_vector_length() }
 }
 
+/// One of some common events.
+fn event(seed: u64, n: u64) -> u64 {
+    0x10 | (mix(seed, !n) & 7)
+}
+
 /// The performance monitors: what is set stays, and the cycle counter goes on.
 pub fn pmu_stays(seed: u64, ticks: u64) -> bool {
     /// PMCR_EL0: E, LC. PMCNTENSET_EL0: the cycle counter.
@@ -251,7 +256,7 @@ pub fn pmu_stays(seed: u64, ticks: u64) -> bool {
     for n in 0..counters {
         msr!("pmselr_el0", n);
         instruction!("isb");
-        msr!("pmxevtyper_el0", 0x11);
+        msr!("pmxevtyper_el0", event(seed, n));
         msr!("pmxevcntr_el0", mix(seed, n) & 0xffff_ffff);
     }
     msr!("pmselr_el0", seed % counters.max(1));
@@ -275,7 +280,8 @@ pub fn pmu_stays(seed: u64, ticks: u64) -> bool {
     for n in 0..counters {
         msr!("pmselr_el0", n);
         instruction!("isb");
-        same &= mrs!("pmxevcntr_el0") == mix(seed, n) & 0xffff_ffff && mrs!("pmxevtyper_el0") == 0x11;
+        same &=
+            mrs!("pmxevcntr_el0") == mix(seed, n) & 0xffff_ffff && mrs!("pmxevtyper_el0") == event(seed, n);
     }
     msr!("pmcr_el0", 0);
     same

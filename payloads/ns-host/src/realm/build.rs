@@ -6,7 +6,7 @@ use crate::host::{BareHost, User};
 use crate::{guest, memory};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use realm_abi::Errno;
 use realm_abi::kvm::{
     self, CreateDevice, CreateGuestMemfd, DeviceAttr, DeviceType, EnableCap, Generation, Ioctl,
@@ -99,7 +99,7 @@ impl Builder<'_> {
     fn build(&mut self, settings: &Settings) -> Result<(i32, Vcpus), (&'static str, Errno)> {
         let never = AtomicBool::new(false);
         let host = self.device.host();
-        let caller = Caller { host, user: User { stop: &never } };
+        let caller = Caller { host, user: User { stop: &never, patience: AtomicU32::new(u32::MAX) } };
         let device = host.install_file(File::Device(Arc::clone(self.device))).step("open")?;
         let device = self.keep(device.into());
         let vm_type = Generation::V8.vm_type_arg(VmType { realm: true, ipa_bits: IPA_BITS });
