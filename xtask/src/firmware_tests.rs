@@ -5,6 +5,9 @@ use crate::image::{self, Image, Offer, Stub};
 use crate::linux::{self, Linux};
 use crate::setup;
 use crate::shell::{self, Error, Result};
+use realm_abi::rmi::HashAlgorithm;
+use realm_attest::rim::{RealmParameters, RimPredictor};
+use realm_attest::token::{Expectations, PublicKey, Token, verify};
 use realm_report::Journal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -158,7 +161,64 @@ fn check_host() -> Result {
         memory: "6G",
         seconds: 300,
     };
-    has_passed(&boot.console(|_, _| ())?, HOST_RUNS)
+    let said = boot.console(|_, _| ())?;
+    has_passed(&said, HOST_RUNS)?;
+    check_token(&said).map_err(|why| Error::Other(format!("the token of the realm `rsi`: {why}")))
+}
+
+/// Verifies the token the realm program `rsi` has printed, as a relying party would that knows the machine's key and what the Host
+/// of this repository puts into that realm.
+fn check_token(said: &str) -> std::result::Result<(), String> {
+    let digits: String = said.lines().filter_map(|line| line.strip_prefix("token ")).collect();
+    let bytes = hex::decode(digits).map_err(|why| why.to_string())?;
+    let token = Token::decode(&bytes).map_err(|why| why.to_string())?;
+    let key = include_bytes!("../../attest/keys/test-platform-key.pub.pem");
+    let key = PublicKey::parse(key).map_err(|why| why.to_string())?;
+    let challenge: Vec<u8> = (0..8).flat_map(|n: u64| (0x6368_616c_6c65_6e00 + n).to_le_bytes()).collect();
+    let rim = rim_of_rsi().map_err(|why| why.to_string())?;
+    let expectations = Expectations {
+        platform_key: &key,
+        secured: true,
+        rim: Some(&rim),
+        rpv: Some(&[0; 64]),
+        challenge: Some(&challenge),
+    };
+    let report = verify(&token, &expectations);
+    match report.checks.iter().find(|check| !check.ok) {
+        None => Ok(()),
+        Some(check) => Err(format!("{}: {}, not {}", check.name, check.found, check.expected)),
+    }
+}
+
+/// The RIM of the realm that runs `rsi`, as `payloads/ns-host` makes it: 16 MiB of RAM with the realm programs at its start, one vCPU.
+fn rim_of_rsi() -> Result<Vec<u8>> {
+    const RAM: u64 = 0x8000_0000;
+    let parameters = RealmParameters {
+        ipa_bits: 33,
+        hash: HashAlgorithm::SHA_256,
+        lpa2: false,
+        sve_vl: None,
+        // Of QEMU's CPU.
+        num_bps: 6,
+        num_wps: 4,
+        pmu_num_ctrs: None,
+    };
+    let path = Image::RealmGuest.build()?;
+    let mut image = std::fs::read(&path).map_err(Error::file(&path))?;
+    image.resize(image.len().next_multiple_of(4096), 0);
+    let size = image.len() as u64;
+    let mut rest = image.as_slice();
+    let mut predictor = RimPredictor::new(&parameters).map_err(|why| Error::Other(why.to_string()))?;
+    predictor.init_ripas(RAM, 16 << 20).map_err(|why| Error::Other(why.to_string()))?;
+    let mut read = |out: &mut [u8]| -> std::result::Result<(), std::convert::Infallible> {
+        let (now, later) = rest.split_at(out.len());
+        out.copy_from_slice(now);
+        rest = later;
+        Ok(())
+    };
+    predictor.populate(RAM, size, true, &mut read).map_err(|why| Error::Other(format!("{why:?}")))?;
+    predictor.rec(RAM, &[], true).map_err(|why| Error::Other(why.to_string()))?;
+    Ok(predictor.rim().as_bytes().to_vec())
 }
 
 /// Boots a machine on which the RMM needs more memory than is behind its image. The machine that emulates it need not have

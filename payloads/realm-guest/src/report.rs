@@ -20,12 +20,25 @@ impl Write for Console {
     }
 }
 
-fn line(record: &Record<'_>) {
+fn line(text: fmt::Arguments<'_>) {
     while BUSY.swap(true, Ordering::Acquire) {
         core::hint::spin_loop();
     }
-    let _ = writeln!(Console, "{record}");
+    let _ = writeln!(Console, "{text}");
     BUSY.store(false, Ordering::Release);
+}
+
+/// A line that is no report: bytes in hexadecimal digits, for whoever started the machine.
+pub fn bytes(name: &str, bytes: &[u8]) {
+    line(format_args!("{name} {}", Hex(bytes)));
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// Text of limited length; what does not fit is cut.
@@ -67,20 +80,24 @@ impl Run {
     /// Begins.
     pub fn begin(index: usize, name: &'static str) -> Self {
         CURRENT.store(index, Ordering::Relaxed);
-        line(&Record::Begin { run: name });
-        Self { name, checks: Cell::new(0) }
+        let run = Self { name, checks: Cell::new(0) };
+        run.put(&Record::Begin { run: name });
+        run
+    }
+    fn put(&self, record: &Record<'_>) {
+        line(format_args!("{record}"));
     }
     /// What comes next.
     pub fn state(&self, what: &str) {
-        line(&Record::State { run: self.name, what });
+        self.put(&Record::State { run: self.name, what });
     }
     /// Whether something holds; `why` tells what was found.
     pub fn check(&self, check: &str, holds: bool, why: fmt::Arguments<'_>) {
         self.checks.set(self.checks.get() + 1);
         if holds {
-            line(&Record::Ok { run: self.name, check });
+            self.put(&Record::Ok { run: self.name, check });
         } else {
-            line(&Record::Bad { run: self.name, check, why: Text::new(why).as_str() });
+            self.put(&Record::Bad { run: self.name, check, why: Text::new(why).as_str() });
         }
     }
     /// Whether something is what it has to be.
@@ -89,11 +106,11 @@ impl Run {
     }
     /// A number.
     pub fn value(&self, name: &str, value: u64) {
-        line(&Record::Value { run: self.name, name, value });
+        self.put(&Record::Value { run: self.name, name, value });
     }
     /// Ends.
     pub fn end(&self) {
-        line(&Record::End { run: self.name, checks: self.checks.get() });
+        self.put(&Record::End { run: self.name, checks: self.checks.get() });
     }
 }
 

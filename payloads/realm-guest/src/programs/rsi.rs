@@ -1,7 +1,7 @@
 //! Every RSI command, with good arguments and bad, to the last register.
 
 use crate::memory::{self, FREE, PAGE, RAM, RAM_END};
-use crate::report::Run;
+use crate::report::{self, Run};
 use crate::smc::{self, Registers};
 use realm_abi::rmi::{MEASUREMENT_SLOTS, Ripas};
 use realm_abi::rsi::{RsiCall, RsiStatus};
@@ -298,6 +298,11 @@ fn token(run: &Run) {
             .all(|n| memory::byte(TOKEN + at + n) == challenge[n as usize / 8].to_le_bytes()[n as usize % 8])
     };
     run.check("token-challenge", (0..len.saturating_sub(64)).any(is_challenge), format_args!("not in it"));
+    // Whether it is genuine is seen where there is a verifier.
+    for start in (0..len).step_by(48) {
+        let piece: [u8; 48] = core::array::from_fn(|n| memory::byte(TOKEN + start + n as u64));
+        report::bytes("token", &piece[..(len - start).min(48) as usize]);
+    }
     // A new one replaces one that is not done.
     begin(run);
     smc::call(&[TOKEN_CONTINUE, TOKEN, 0, 8]);
