@@ -168,6 +168,8 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
 
 /// Never runs anything of the RMM again on this CPU: every command fails.
 pub fn refuse() -> ! {
+    crate::run::forget();
+    slots::release();
     let mut kept = 0;
     loop {
         [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);

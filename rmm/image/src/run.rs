@@ -13,7 +13,7 @@ use crate::features::Optional;
 use crate::slots;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
-use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
+use realm_rmm::cpu::{CpuContext, El1Registers, Gic, Pmu, RealmExit, RunControls, Timers};
 
 /// HCR_EL2 while a realm runs: VM, SWIO, PTW, FMO, IMO, AMO, BSU inner shareable, TID3, TSC, RW, E2H, TEA, APK, API, FWB.
 /// And what no REC keeps traps: TIDCP (implementation defined registers), TLOR (LORegions), TERR (error records).
@@ -78,6 +78,7 @@ pub fn init() {
 pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {
     let host = el1::El1::save(optional);
     let host_pmu = controls.pmu_counters.map(|_| pmu::save(optional));
+    slots::area().realm_loaded.set(true);
     load(optional, context, controls);
     instruction!("isb");
 
@@ -108,7 +109,27 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     }
     host.restore(optional);
     instruction!("isb");
+    slots::area().realm_loaded.set(false);
     exit
+}
+
+/// Forgets what this CPU has of a realm, if the RMM fails while it is loaded: the Non-secure world gets the registers next.
+/// What that had in them is lost.
+pub fn forget() {
+    if !slots::area().realm_loaded.replace(false) {
+        return;
+    }
+    let optional = crate::features::optional();
+    msr!("hcr_el2", HCR_RMM);
+    instruction!("isb");
+    el1::load(&optional, &El1Registers::default());
+    el1::load_timers(&Timers::default());
+    gic::load(&optional, &Gic::default());
+    if optional.event_counters != 0 {
+        pmu::load(&optional, &Pmu::default());
+    }
+    simd::forget(&optional);
+    instruction!("isb");
 }
 
 fn vector_exit(vector: u64) -> RealmExit {

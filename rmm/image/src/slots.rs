@@ -21,7 +21,9 @@ pub struct CpuArea {
     used: Cell<u32>,
     /// Mappings that exist.
     alive: Cell<u32>,
-    pad: [u64; 7],
+    /// Whether registers of this CPU are a realm's.
+    pub realm_loaded: Cell<bool>,
+    pad: [u64; 6],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
@@ -45,6 +47,7 @@ pub fn area() -> &'static CpuArea {
 pub fn init() {
     area().used.set(0);
     area().alive.set(0);
+    area().realm_loaded.set(false);
 }
 
 /// One granule. It can be used until this is dropped, and stays mapped until [`release`].

@@ -267,6 +267,25 @@ impl Host {
     }
 }
 
+/// Clears all registers.
+pub fn forget(cpu: &Optional) {
+    allow(cpu.sve);
+    if cpu.sve {
+        // The realm's length may be shorter, and hide what it leaves.
+        msr!("S3_4_C1_C2_0", LONGEST as u64 - 1);
+        instruction!("isb");
+        // SAFETY: SVE is usable, and nobody needs what is in the registers.
+        unsafe { rmm_sve_clear() };
+    } else {
+        let zeros = [0_u8; 512];
+        // SAFETY: SIMD is usable, and as many bytes are there.
+        unsafe { rmm_simd_load(zeros.as_ptr()) };
+    }
+    msr!("S3_3_C4_C4_1", 0);
+    msr!("S3_3_C4_C4_0", 0);
+    trap_all();
+}
+
 /// Runs `f`, which may change the vector registers, but no predicates.
 pub fn with_vectors(cpu: &Optional, f: impl FnOnce()) {
     with_simd(cpu.sve, || {
