@@ -107,8 +107,9 @@ fn check_monitor() -> Result {
 
 /// The runs of the Host with realms made by hand.
 const STUB_HOST_RUNS: &[&str] = &["first", "second", "second-again", "realm", "realm-again", "on-and-off"];
-/// And those on the monitor, which can reset the machine and survives faults.
-const MONITOR_RUNS: &[&str] = &["before-reset", "after-reset", "faulting", "second-anew"];
+/// And those on the monitor, which can reset the machine, suspend a CPU, and survives faults.
+const MONITOR_RUNS: &[&str] =
+    &["before-reset", "after-reset", "faulting", "second-anew", "suspended", "second-resumed"];
 
 /// Boots monitor and RMM with the oldest interface between them and with the newest.
 fn check_interfaces() -> Result {

@@ -20,72 +20,11 @@ second:
     adrp    x1, _start
     add     sp, x1, #0x210000
     b       {second_main}
-
-// The realm's program, at IPA 0. It has memory up to 0x4000; the page at 0x1000 becomes its table, 0x2000 is for host calls.
-// IPA 1 << 32 is the Host's: a page it can only read, then one it can write.
-    .balign 0x1000
-realm_start:
-    mov     x20, #1
-    lsl     x20, x20, #32
-    // No realm sees what another left in DISR_EL1.
-    mrs     x23, S3_0_C12_C1_1
-    ldr     x1, =0x80000411
-    msr     S3_0_C12_C1_1, x1
-    // Stage 1 off: a write to what can only be read.
-    mov     w1, #0x11
-    strb    w1, [x20, #0x123]
-    // The first GiB where it is, the GiB with the Host's pages at 0x40000000, not executable.
-    mov     x0, #0x1000
-    mov     x1, #0x701
-    str     x1, [x0]
-    mov     x1, #0x701
-    orr     x1, x1, x20
-    movk    x1, #0x60, lsl #48
-    str     x1, [x0, #8]
-    dsb     sy
-    msr     ttbr0_el1, x0
-    mov     x1, #0xff
-    msr     mair_el1, x1
-    // 39 bits, write-back and inner shareable walks of TTBR0, none of TTBR1; 40 bits of IPA.
-    ldr     x1, =0x200803519
-    msr     tcr_el1, x1
-    isb
-    ldr     x1, =0x30d01985
-    msr     sctlr_el1, x1
-    isb
-    ldr     x1, =0x0123456789abc000
-    msr     par_el1, x1
-    mov     x21, #0x40000000
-    ldr     x2, =0x2222222222222222
-    str     x2, [x21, #0x450]
-    // Nobody but this program may have changed it.
-    mrs     x4, par_el1
-    ldr     x5, [x21, #0x10]
-    mov     x0, #0x2000
-    mov     x1, #0x77
-    strh    w1, [x0]
-    str     x4, [x0, #8]
-    str     x5, [x0, #16]
-    mrs     x6, S3_0_C12_C1_1
-    stp     x23, x6, [x0, #24]
-    mov     x1, #0x2000
-    ldr     x0, =0xc4000199
-    smc     #0
-    cbnz    x0, 9f
-    // Until the Host has seen an interrupt end the run.
-    mov     x22, #0x1000
-    add     x22, x22, x21
-1:  ldr     x1, [x22]
-    cbz     x1, 1b
-    ldr     x0, =0x84000008
-    smc     #0
-9:  b       9b
-    .ltorg
-    .balign 0x1000
 "#,
     main = sym main,
     second_main = sym second_main
 );
+global_asm!(include_str!("stub_realm.s"));
 
 unsafe extern "C" {
     fn second();
@@ -161,6 +100,12 @@ const RTT_UNMAP_UNPROTECTED: u64 = 0xc400_0162;
 const FEATURES: u64 = 0xc400_0165;
 const REC_AUX_COUNT: u64 = 0xc400_0167;
 const RTT_INIT_RIPAS: u64 = 0xc400_0168;
+const CPU_SUSPEND: u64 = 0xc400_0001;
+/// A power state that loses the context.
+const POWER_DOWN: u64 = 1 << 16;
+const INVALID_PARAMETERS: u64 = -2_i64 as u64;
+const ALREADY_ON: u64 = -4_i64 as u64;
+const INVALID_ADDRESS: u64 = -9_i64 as u64;
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 const AFFINITY_INFO: u64 = 0xc400_0004;
@@ -238,14 +183,14 @@ const IRQ: u64 = 1;
 const PSCI: u64 = 3;
 const HOST_CALL: u64 = 5;
 
-/// A timer interrupt of this world in a while: pending, but not taken here.
-fn start_timer() {
+/// A timer interrupt of this world on CPU `cpu`, which this is, in a while: pending, but not taken here.
+fn start_timer(cpu: usize) {
     let put = |address: usize, value: u32| {
         // SAFETY: registers of the GIC, which nothing else uses.
         unsafe { (address as *mut u32).write_volatile(value) };
     };
     put(0x0800_0000, 0x12);
-    put(0x080b_0100, 1 << 26);
+    put(0x080b_0100 + 0x2_0000 * cpu, 1 << 26);
     // SAFETY: the interrupt stays masked: it only becomes pending.
     unsafe {
         asm!(
@@ -364,7 +309,7 @@ fn realm(run: &mut Run) {
     run.equal("read", get(field::GPRS + 8), 0x5555);
     run.equal("disr", get(field::GPRS + 16), 0);
     run.equal("own-disr", get(field::GPRS + 24), 0x8000_0411);
-    start_timer();
+    start_timer(0);
     enter(run, "interrupted", rec, 0, IRQ);
     stop_timer();
     put(WRITABLE, 1);
@@ -435,6 +380,22 @@ fn on_and_off() {
     run.end();
 }
 
+/// Lets the second CPU lose its context in CPU_SUSPEND until an interrupt comes, where EL3 can do that.
+fn suspended() {
+    if smc(&[PSCI_FEATURES, CPU_SUSPEND])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin("suspended");
+    run.equal("no-entry", smc(&[CPU_SUSPEND, POWER_DOWN, 2])[0], INVALID_ADDRESS);
+    run.equal("rmms-entry", smc(&[CPU_SUSPEND, POWER_DOWN, 0x4010_0000])[0], INVALID_ADDRESS);
+    run.equal("reserved", smc(&[CPU_SUSPEND, 1 << 30, 0])[0], INVALID_PARAMETERS);
+    run.equal("on-to-rmm", smc(&[CPU_ON, 1, 0x4010_0000])[0], INVALID_ADDRESS);
+    run.equal("on-to-self", smc(&[CPU_ON, 0, second as *const () as u64])[0], ALREADY_ON);
+    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, SUSPEND])[0], 0);
+    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    run.end();
+}
+
 /// Breaks the RMM on this CPU, if EL3 can do so: it does nothing here any more, and works on as before on the other.
 fn broken() {
     if smc(&[BREAK_RMM])[0] != 0 {
@@ -454,6 +415,8 @@ fn broken() {
 /// What the second CPU is to do, as X0 at its start; other numbers name a run.
 const FAULT: u64 = 0;
 const OFF: u64 = 10;
+const SUSPEND: u64 = 11;
+const RESUMED: u64 = 12;
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// What ISR_EL1 of the second CPU showed.
@@ -470,12 +433,18 @@ extern "C" fn second_main(context: u64) -> ! {
             INTERRUPTS.fetch_or(pending, Ordering::Relaxed);
             smc(&[CPU_OFF]);
         }
+        SUSPEND => {
+            start_timer(1);
+            smc(&[CPU_SUSPEND, POWER_DOWN, second as *const () as u64, RESUMED]);
+        }
+        RESUMED => stop_timer(),
         _ => {}
     }
     let mut run = Run::begin(match context {
         1 => "second",
         2 => "second-again",
         3 => "second-alone",
+        RESUMED => "second-resumed",
         _ => "second-anew",
     });
     granules(&mut run, 0x7200_0000);
@@ -512,6 +481,7 @@ extern "C" fn main() -> ! {
     }
     on_and_off();
     faulting();
+    suspended();
     broken();
     smc(&[SYSTEM_OFF]);
     loop {}
