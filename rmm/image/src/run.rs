@@ -45,6 +45,9 @@ const CNTHCTL: u64 = 1 << 10 | 1 << 11;
 const CNTHCTL_CNTVMASK: u64 = 1 << 18;
 const CNTHCTL_CNTPMASK: u64 = 1 << 19;
 
+/// VTCR_EL2 as long as there is no realm.
+const VTCR_RES1: u64 = 1 << 31;
+
 /// EL2 registers that are the same for all realms, set when a CPU starts.
 pub fn init() {
     let optional = crate::features::optional();
@@ -68,6 +71,10 @@ pub fn init() {
         msr!("S3_4_C3_C1_4", 0);
         msr!("S3_4_C3_C1_5", 0);
     }
+    // VS: how much of a VMID is looked at, by invalidations too, which may come before the first realm runs here.
+    msr!("vtcr_el2", VTCR_RES1 | u64::from(optional.vmid16) << 19);
+    // A CPU that was off may know translations of realms that are gone.
+    instruction!("isb\ntlbi alle1\ndsb nsh");
     // SRE, DFB, DIB, Enable.
     msr!("icc_sre_el2", 0xf);
     msr!("ich_hcr_el2", 0);
