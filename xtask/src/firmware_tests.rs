@@ -106,7 +106,8 @@ fn check_monitor() -> Result {
 }
 
 /// The runs of the Host with realms made by hand.
-const STUB_HOST_RUNS: &[&str] = &["first", "second", "second-again", "realm", "realm-again", "on-and-off"];
+const STUB_HOST_RUNS: &[&str] =
+    &["first", "second", "second-again", "realm", "realm-again", "probe", "on-and-off"];
 /// And those on the monitor, which can reset the machine, suspend a CPU, and survives faults.
 const MONITOR_RUNS: &[&str] =
     &["before-reset", "after-reset", "faulting", "second-anew", "suspended", "second-resumed"];

@@ -231,6 +231,10 @@ fn written(run: &mut Run, rec: u64, flags: u64, offset: u64, value: u64) {
     run.equal("value", get(field::GPRS), value);
 }
 
+/// What the realm is to do, in X0.
+const RUNS: u64 = 0;
+const PROBES: u64 = 1;
+
 /// A realm that was made.
 struct Realm {
     rd: u64,
@@ -242,7 +246,7 @@ struct Realm {
 /// Its tables but the root: IPA and level.
 const TABLES: [(u64, u64); 4] = [(0, 2), (0, 3), (UNPROTECTED, 2), (UNPROTECTED, 3)];
 
-fn build(run: &mut Run) -> Realm {
+fn build(run: &mut Run, program: u64) -> Realm {
     let mut next = GRANULES;
     let mut granule = |run: &mut Run| {
         let pa = next;
@@ -278,6 +282,7 @@ fn build(run: &mut Run) -> Realm {
     let rec = granule(run);
     clear(PARAMS);
     put(PARAMS, 1);
+    put(PARAMS + 0x300, program);
     put(PARAMS + 0x800, aux_count);
     for n in 0..aux_count {
         put(PARAMS + 0x808 + 8 * n, granule(run));
@@ -298,7 +303,7 @@ fn all_zero(granules: core::ops::Range<u64>) -> bool {
 }
 
 fn realm(run: &mut Run) {
-    let Realm { rd, rec, end } = build(run);
+    let Realm { rd, rec, end } = build(run, RUNS);
     put(READ_ONLY + 0x10, 0x5555);
     written(run, rec, 0, 0x123, 0x11);
     written(run, rec, EMULATED, 0x450, 0x2222_2222_2222_2222);
@@ -316,6 +321,10 @@ fn realm(run: &mut Run) {
     enter(run, "system-off", rec, 0, PSCI);
     run.equal("function", get(field::GPRS), SYSTEM_OFF);
 
+    destroy(run, &Realm { rd, rec, end });
+}
+
+fn destroy(run: &mut Run, &Realm { rd, rec, end }: &Realm) {
     run.equal("rec-destroy", smc(&[REC_DESTROY, rec])[0], 0);
     for page in 0..PAGES {
         run.equal("data-destroy", smc(&[DATA_DESTROY, rd, page << 12])[0], 0);
@@ -334,6 +343,32 @@ fn realm(run: &mut Run) {
     run.equal("wiped", all_zero(GRANULES..end).into(), 1);
 }
 
+/// A realm that tries every system register and instruction. Nothing of it may fall through to EL3.
+fn probe() {
+    const SYSTEM_REGISTER: u64 = 0x18;
+    let mut run = Run::begin("probe");
+    let realm = build(&mut run, PROBES);
+    put(field::FLAGS, 0);
+    let (mut exits, mut others) = (0, 0);
+    let reason = loop {
+        if smc(&[REC_ENTER, realm.rec, RUN_PAGE])[0] != 0 {
+            break u64::MAX;
+        }
+        exits += 1;
+        match get(field::REASON) & 0xff {
+            // An SGI the realm sends.
+            SYNC if get(field::ESR) >> 26 == SYSTEM_REGISTER => {}
+            SYNC => others += 1,
+            reason => break reason,
+        }
+    };
+    run.equal("others", others, 0);
+    run.equal("exit-reason", reason, PSCI);
+    let _ = writeln!(Uart, "@value probe exits {exits}");
+    destroy(&mut run, &realm);
+    run.end();
+}
+
 /// Resets the machine while there is a realm, if EL3 can do so, and looks what of it can be read afterwards.
 fn reset() {
     const DONE: u64 = 0x7e5e7;
@@ -345,7 +380,7 @@ fn reset() {
         run.equal("wiped", all_zero(GRANULES..get(RESET_PAGE + 8)).into(), 1);
         run.end();
     } else {
-        let realm = build(&mut run);
+        let realm = build(&mut run, RUNS);
         put(RESET_PAGE, DONE);
         put(RESET_PAGE + 8, realm.end);
         run.end();
@@ -360,8 +395,8 @@ fn faulting() {
         return;
     }
     let mut run = Run::begin("faulting");
-    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, FAULT])[0], 0);
-    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    let answer = turn_on(FAULT);
+    run.equal("cpu-on", answer, 0);
     use_second(&mut run, 4);
     run.end();
 }
@@ -371,9 +406,7 @@ fn on_and_off() {
     let mut run = Run::begin("on-and-off");
     let mut answers = 0;
     for _ in 0..100 {
-        answers |= smc(&[CPU_ON, 1, second as *const () as u64, OFF])[0];
-        // Until it is off again.
-        while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+        answers |= turn_on(OFF);
     }
     run.equal("cpu-on", answers, 0);
     run.equal("interrupts", INTERRUPTS.load(Ordering::Relaxed), 0);
@@ -391,8 +424,8 @@ fn suspended() {
     run.equal("reserved", smc(&[CPU_SUSPEND, 1 << 30, 0])[0], INVALID_PARAMETERS);
     run.equal("on-to-rmm", smc(&[CPU_ON, 1, 0x4010_0000])[0], INVALID_ADDRESS);
     run.equal("on-to-self", smc(&[CPU_ON, 0, second as *const () as u64])[0], ALREADY_ON);
-    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, SUSPEND])[0], 0);
-    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    let answer = turn_on(SUSPEND);
+    run.equal("cpu-on", answer, 0);
     run.end();
 }
 
@@ -454,16 +487,19 @@ extern "C" fn second_main(context: u64) -> ! {
     loop {}
 }
 
-/// Turns the second CPU on and waits until it has turned itself off.
+/// Turns the second CPU on, and waits until it is off again: both would print at the same time. The answer to CPU_ON.
+fn turn_on(context: u64) -> u64 {
+    let answer = smc(&[CPU_ON, 1, second as *const () as u64, context])[0];
+    while answer == 0 && smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    answer
+}
+
+/// The same, for one that has a run of its own.
 fn use_second(run: &mut Run, context: u64) {
     DONE.store(0, Ordering::Relaxed);
-    let answer = smc(&[CPU_ON, 1, second as *const () as u64, context])[0];
-    if answer == 0 {
-        while DONE.load(Ordering::Acquire) == 0 {}
-        while smc(&[AFFINITY_INFO, 1, 0])[0] == 0 {}
-    }
+    let answer = turn_on(context);
     run.equal("cpu-on", answer, 0);
-    run.equal("affinity-info", smc(&[AFFINITY_INFO, 1, 0])[0], 1);
+    run.equal("done", DONE.load(Ordering::Acquire), 1);
 }
 
 extern "C" fn main() -> ! {
@@ -479,6 +515,7 @@ extern "C" fn main() -> ! {
         realm(&mut run);
         run.end();
     }
+    probe();
     on_and_off();
     faulting();
     suspended();

@@ -3,6 +3,7 @@
     .balign 0x1000
     .global realm_start
 realm_start:
+    cbnz    x0, probe
     mov     x20, #1
     lsl     x20, x20, #32
     // No realm sees what another left in DISR_EL1.
@@ -58,5 +59,55 @@ realm_start:
     ldr     x0, =0x84000008
     smc     #0
 9:  b       9b
+
+// Executes every MRS, MSR, SYS and SYSL there can be, but for the MSR that would move the vectors. What is undefined is skipped.
+probe:
+    adr     x1, realm_vectors
+    msr     vbar_el1, x1
+    isb
+    // One instruction and a return are executed at 0x3000.
+    mov     x20, #0x3000
+    ldr     w21, =0xd65f03c0
+    str     w21, [x20, #4]
+    ldr     w22, =0xd518c009
+    adr     x23, probe_kinds
+2:  ldp     w24, w25, [x23], #8
+    cbz     w24, 5f
+3:  cmp     w24, w22
+    b.eq    4f
+    str     w24, [x20]
+    dsb     sy
+    ic      iallu
+    dsb     sy
+    isb
+    mov     x9, #0x2000
+    blr     x20
+4:  add     w24, w24, #32
+    subs    w25, w25, #1
+    b.ne    3b
+    b       2b
+5:  msr     spsel, #1
+    ldr     x0, =0x84000008
+    smc     #0
+    b       .
+
     .ltorg
+// The first of a kind, with X10 to read into and X9 to write from, and how many there are.
+    .balign 8
+probe_kinds:
+    .word   0xd530000a, 0x8000
+    .word   0xd5100009, 0x8000
+    .word   0xd5080009, 0x4000
+    .word   0xd528000a, 0x4000
+    .word   0, 0
+
+    .balign 0x800
+realm_vectors:
+    .rept   16
+    mrs     x28, elr_el1
+    add     x28, x28, #4
+    msr     elr_el1, x28
+    eret
+    .balign 0x80
+    .endr
     .balign 0x1000
