@@ -110,7 +110,7 @@ const STUB_HOST_RUNS: &[&str] =
     &["first", "second", "second-again", "realm", "realm-again", "probe", "on-and-off"];
 /// And those on the monitor, which can reset the machine, suspend a CPU, and survives faults.
 const MONITOR_RUNS: &[&str] =
-    &["before-reset", "after-reset", "faulting", "second-anew", "suspended", "second-resumed"];
+    &["before-reset", "after-reset", "calls", "faulting", "second-anew", "suspended", "second-resumed"];
 
 /// Boots monitor and RMM with the oldest interface between them and with the newest.
 fn check_interfaces() -> Result {

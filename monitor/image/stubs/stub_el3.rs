@@ -151,6 +151,7 @@ impl Frame {
 }
 
 /// Calls a macro with every EL2 register that is switched, and PAuth's keys. EL2 timers and ZCR_EL2 are not EL3's to switch.
+#[rustfmt::skip]
 macro_rules! registers {
     ($each:ident) => {
         $each!(
