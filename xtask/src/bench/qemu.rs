@@ -47,6 +47,7 @@ struct Conditions {
     memory: &'static str,
     cpus: u8,
     profile: &'static str,
+    realms: &'static str,
     cpu: Vec<String>,
 }
 
@@ -219,14 +220,16 @@ fn report(run: Run) -> Result<Report> {
         memory: MEMORY,
         cpus: 1,
         profile: "firmware",
+        realms: "8 with SHA-256 and 2 with SHA-512; 40 bits of IPA, two root tables at level 1, three tables to a page",
         cpu: journal.all_values(CPU_RUN).map(|(name, value)| format!("{name} {value}")).collect(),
     };
     Ok(Report { conditions, calls, budgets, realm, boot, images, memory })
 }
 
 fn print(report: &Report) {
-    let Conditions { qemu, memory, cpus, cpu, .. } = &report.conditions;
-    println!("{qemu}, -cpu max,x-rme=on, {cpus} CPU, {memory}; {}\n", cpu.join(", "));
+    let Conditions { qemu, memory, cpus, realms, cpu, .. } = &report.conditions;
+    println!("{qemu}, -cpu max,x-rme=on, {cpus} CPU, {memory}: {}", cpu.join(", "));
+    println!("Realms: {realms}\n");
     println!("| what | budget | measured |\n|---|---:|---:|");
     for budget in &report.budgets {
         let missed = if budget.is_missed() { " (missed)" } else { "" };

@@ -134,9 +134,10 @@ impl Rtte {
         !matches!(self, Self::Unassigned { .. } | Self::UnassignedNs)
     }
     /// [`Self::is_live`] of descriptors: of one, or whether any is of several that were or-ed. Each one that is live has
-    /// a type or is ASSIGNED, and no other has one of these bits.
+    /// a type or is ASSIGNED, and no other has one of these bits. XN is in none that has no type: asked for as well, it makes
+    /// compilers load whole words, by pairs, where tables are searched.
     pub(crate) const fn holds_address(words: u64) -> bool {
-        words & (TYPE_MASK | INVALID_ASSIGNED) != 0
+        words & (TYPE_MASK | INVALID_ASSIGNED | XN) != 0
     }
     /// Whether the entry keeps its table alive, and counts in its reference count.
     pub(crate) const fn is_counted(self) -> bool {

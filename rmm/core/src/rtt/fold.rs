@@ -30,14 +30,7 @@ pub(crate) fn fold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>) -> Opti
         };
         // From an address aligned to the block, adding within the block changes only address bits below it, which
         // stand in the descriptor as in the address: the descriptors themselves can be compared.
-        let mut expected = words.raw(0);
-        for index in 1..RTT_ENTRIES {
-            expected = expected.wrapping_add(step);
-            if words.raw(index) != expected {
-                return None;
-            }
-        }
-        Some(first)
+        words.counts_up(step).then_some(first)
     })
 }
 

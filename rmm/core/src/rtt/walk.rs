@@ -97,13 +97,26 @@ impl Words<'_> {
             descriptor = descriptor.wrapping_add(step);
         }
     }
+    /// Whether each descriptor is `step` more than the one before.
+    pub(crate) fn counts_up(&mut self, step: u64) -> bool {
+        let mut expected = self.raw(0);
+        // Nobody writes a locked table: its words are as good as plain ones.
+        self.words.as_chunks_mut::<8>().0.iter_mut().all(|words| {
+            let mut differences = 0;
+            for word in words {
+                differences |= *word.get_mut() ^ expected;
+                expected = expected.wrapping_add(step);
+            }
+            differences == 0
+        })
+    }
     /// Index of the first live entry in `[start, end)`; `end` is that of a group.
     fn first_live(&mut self, start: usize, end: usize) -> Option<usize> {
         let aligned = start.next_multiple_of(GROUP).min(end);
         if let Some(index) = self.first_live_in(start, aligned) {
             return Some(index);
         }
-        // Nobody writes a locked table: its words are as good as plain ones.
+        // As in `counts_up`.
         let (groups, _) = self.words.get_mut(aligned..end)?.as_chunks_mut::<GROUP>();
         let group = groups.iter_mut().position(|group| {
             Rtte::holds_address(group.iter_mut().fold(0, |bits, word| bits | *word.get_mut()))
