@@ -67,8 +67,8 @@ pub enum TlbScope {
 
 /// The machine under the RMM. Methods take `&self`: they are called on several CPUs at once.
 pub trait Platform {
-    /// Runs `f` on the content of a granule in the Realm physical address space, mapped for the time of the call.
-    /// Calls nest, for different granules.
+    /// Runs `f` on the content of a granule in the Realm physical address space, mapped at least for the time of the
+    /// call. Calls nest, for different granules.
     fn with_granule<E: Exclusive, R>(&self, granule: &mut E, f: impl FnOnce(&mut Granule) -> R) -> R;
 
     /// Fills a granule with zeros; platforms that have a faster way than [`Granule::wipe`] override it.
