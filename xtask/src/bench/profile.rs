@@ -70,10 +70,29 @@ fn by_function(profile: &str, functions: &[Function]) -> Vec<(String, u64)> {
     sums
 }
 
+/// A symbol as people read it: the parts of a mangled path but its hash (Rust's legacy mangling: `_ZN`, each part behind its
+/// length, `E`). Any other as it is.
+fn readable(symbol: &str) -> String {
+    let mut parts = Vec::new();
+    let mut rest = symbol.strip_prefix("_ZN").unwrap_or_default();
+    while let Some(digits) = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits != 0) {
+        let (length, behind) = rest.split_at(digits);
+        let part = length.parse().ok().and_then(|length| behind.split_at_checked(length));
+        let Some((part, behind)) = part else { break };
+        parts.push(part);
+        rest = behind;
+    }
+    if rest != "E" || parts.len() < 2 {
+        return symbol.to_owned();
+    }
+    parts.pop();
+    parts.join("::")
+}
+
 /// Shows where the instructions of a profile are.
 pub fn print(profile: &str, programs: &[PathBuf]) -> Result {
     for (name, count) in by_function(profile, &functions(programs)?).into_iter().take(LINES) {
-        println!("{count:>8}  {name}");
+        println!("{count:>8}  {}", readable(&name));
     }
     Ok(())
 }
@@ -81,6 +100,14 @@ pub fn print(profile: &str, programs: &[PathBuf]) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mangled_paths_are_readable_and_others_stay() {
+        assert_eq!(readable("_ZN9realm_rmm3rtt4walk4walk17h7a99463ae4a10002E"), "realm_rmm::rtt::walk::walk");
+        for other in ["rmm_copy", "_ZN3abc", "_ZN9short", "_ZNE", "_ZN5hello17h0E", ""] {
+            assert_eq!(readable(other), other);
+        }
+    }
 
     #[test]
     fn instructions_belong_to_the_function_they_are_in() {
