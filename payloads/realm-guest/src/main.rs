@@ -1,5 +1,5 @@
 //! Programs for a realm (R-EL1) that try everything a realm can do and report what they find over the UART of the VMM. Which one
-//! runs is told in X0 at the entry; see [`programs`].
+//! runs is told in X0 at the entry; see `programs`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
