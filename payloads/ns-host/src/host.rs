@@ -114,9 +114,10 @@ pub struct BareHost {
     pub seen: Seen,
 }
 
-/// Ticks of the counter after which a realm is cut short: a ten thousandth of a second.
-fn slice() -> u64 {
-    timer::frequency() / 10_000
+/// Ticks of the counter after which a realm is cut short: 60 to 960 microseconds, so that wherever the end of a slice falls, and
+/// however slow the machine, some are long enough for the realm to get on.
+fn slice(entry: u64) -> u64 {
+    timer::frequency() * (1 + entry % 16) * 6 / 100_000
 }
 
 impl BareHost {
@@ -136,6 +137,15 @@ impl BareHost {
     /// Cuts the next `entries` of realms short.
     pub fn preempt(&self, entries: u64) {
         self.preempt.store(entries, Ordering::Relaxed);
+    }
+
+    /// Lets an interrupt end the run that begins now, if it is one of those to be cut short. It is taken after `vcpu_put`.
+    fn cut_short(&self) {
+        let left =
+            self.preempt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if let Ok(left) = left {
+            timer::set(timer::now() + slice(left));
+        }
     }
 
     /// Guards this world's registers in every run from now on, or no longer.
@@ -195,8 +205,11 @@ impl Host for BareHost {
     fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
         let command = RmiCommand::from_regs(&regs);
         self.seen.note(&command);
-        let guard = (self.guard.load(Ordering::Relaxed) && matches!(command, RmiCommand::RecEnter { .. }))
-            .then(|| Guard::set(timer::now()));
+        let enters = matches!(command, RmiCommand::RecEnter { .. });
+        let guard = (enters && self.guard.load(Ordering::Relaxed)).then(|| Guard::set(timer::now()));
+        if enters {
+            self.cut_short();
+        }
         let [x0, x1, x2, x3, x4, ..] = smc::call(regs);
         if let Some(changed) = guard.and_then(|guard| guard.changed()) {
             self.changed.lock().get_or_insert(changed);
@@ -223,10 +236,6 @@ impl Host for BareHost {
     fn vcpu_load(&self, vcpu: u32) {
         mask();
         self.loaded[cpu()].store(u64::from(vcpu) + 1, Ordering::SeqCst);
-        let cut = self.preempt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if cut.is_ok() {
-            timer::set(timer::now() + slice());
-        }
     }
 
     fn vcpu_put(&self, _vcpu: u32) {
