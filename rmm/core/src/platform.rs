@@ -76,6 +76,10 @@ pub trait Platform {
         self.with_granule(granule, Granule::wipe);
     }
 
+    /// Makes what was written to a granule what instruction fetches of any CPU find there, whatever they fetched from it
+    /// before. Nothing has to be done where instruction caches follow data.
+    fn sync_instructions<E: Exclusive>(&self, _granule: &mut E) {}
+
     /// Copies from a DATA granule that a realm may be writing to at the same time. `offset + out.len()` is at most
     /// the granule size.
     fn read_data<E: Exclusive>(&self, data: &mut E, offset: usize, out: &mut [u8]);

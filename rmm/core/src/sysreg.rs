@@ -88,10 +88,12 @@ fn id_register<P: Platform>(platform: &P, realm: &Realm, reg: SysReg) -> u64 {
     match reg {
         ID_AA64PFR0_EL1 => {
             let sve = if realm.sve_vl.is_none() { field(35, 32) } else { 0 };
-            hardware() & !(field(47, 44) | sve)
+            hardware() & !(field(43, 40) | field(47, 44) | sve)
         }
-        // MTE and SME; THE, GCS and PFAR, whose registers are not switched; and what says more of MTE.
-        ID_AA64PFR1_EL1 => hardware() & !(field(11, 8) | field(27, 24) | field(55, 40) | field(63, 60)),
+        // MTE, MPAM and SME; THE, GCS and PFAR, whose registers are not switched; and what says more of MTE.
+        ID_AA64PFR1_EL1 => {
+            hardware() & !(field(11, 8) | field(19, 16) | field(27, 24) | field(55, 40) | field(63, 60))
+        }
         ID_AA64ZFR0_EL1 if realm.sve_vl.is_some() => hardware(),
         ID_AA64DFR0_EL1 => debug_features(hardware(), realm),
         ID_AA64DFR1_EL1 => {

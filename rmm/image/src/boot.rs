@@ -5,7 +5,7 @@ use crate::mmu::{self, MAX_CPUS};
 use crate::{console, copy, el3, slots};
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
@@ -133,9 +133,23 @@ static WARM: AtomicU64 = AtomicU64::new(0);
 
 static RMM: Once<Rmm<'static, Machine>> = Once::new();
 
+/// CPUs on which the RMM has failed.
+static FAILED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
+/// Whether the RMM has failed on CPU `cpu`.
+fn failed(cpu: u64) -> Option<&'static AtomicBool> {
+    FAILED.get(usize::try_from(cpu).ok()?)
+}
+
 /// Every CPU, with the MMU on.
 extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
     slots::init();
+    slots::area().cpu.set(cpu);
+    if failed(cpu).is_none_or(|failed| failed.load(Ordering::Relaxed)) {
+        // Turning the CPU off and on again does not mend what was broken.
+        el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
+        refuse()
+    }
     crate::run::init();
     let outcome = if WARM.load(Ordering::Acquire) == 0 {
         let cold = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
@@ -166,10 +180,13 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
     }
 }
 
-/// Never runs anything of the RMM again on this CPU: every command fails.
+/// Never runs anything of the RMM again on this CPU, also when it is turned on anew: every command fails.
 pub fn refuse() -> ! {
+    if let Some(failed) = failed(slots::area().cpu.get()) {
+        failed.store(true, Ordering::Relaxed);
+    }
     crate::run::forget();
-    slots::release();
+    slots::abandon();
     let mut kept = 0;
     loop {
         [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);

@@ -3,7 +3,9 @@
 //! All copies from and to memory that somebody else may write are done by one routine in assembly. A granule protection
 //! fault in it makes it return 1; the exception vector knows its bounds.
 
+use crate::slots::Mapping;
 use core::arch::{asm, global_asm};
+use realm_abi::GRANULE_SIZE;
 
 global_asm!(
     ".section .text.copy, \"ax\"",
@@ -211,4 +213,17 @@ pub unsafe fn wipe(start: *mut u8, bytes: usize) {
         unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
         at += block;
     }
+}
+
+/// Cleans a granule to where instructions are fetched from, if `clean`, and invalidates what any CPU has fetched.
+pub fn sync_instructions(granule: &Mapping, clean: bool) {
+    /// The shortest line there can be.
+    const LINE: usize = 16;
+    for offset in (0..if clean { GRANULE_SIZE as usize } else { 0 }).step_by(LINE) {
+        // SAFETY: cleaning a line of a mapped granule changes nothing that can be read through the cache.
+        unsafe {
+            asm!("dc cvau, {}", in(reg) granule.address().wrapping_add(offset), options(nostack, preserves_flags));
+        }
+    }
+    crate::sysreg::instruction!("dsb ish\nic ialluis\ndsb ish\nisb");
 }

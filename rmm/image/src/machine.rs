@@ -91,6 +91,18 @@ impl Platform for Machine {
         unsafe { wipe(granule.pa()) };
     }
 
+    #[inline]
+    fn sync_instructions<E: Exclusive>(&self, granule: &mut E) {
+        /// CTR_EL0: DIC and IDC, which say that instruction fetches need no invalidation, and no cleaning.
+        const DIC: u64 = 1 << 29;
+        const IDC: u64 = 1 << 28;
+        let ctr = mrs!("ctr_el0");
+        if ctr & (DIC | IDC) != DIC | IDC {
+            let mapping = Mapping::new(granule.pa(), false);
+            copy::sync_instructions(&mapping, ctr & IDC == 0);
+        }
+    }
+
     fn read_data<E: Exclusive>(&self, data: &mut E, offset: usize, out: &mut [u8]) {
         let mapping = Mapping::new(data.pa(), false);
         let from = inside(&mapping, offset, out.len());

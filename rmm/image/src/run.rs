@@ -60,6 +60,10 @@ pub fn init() {
     }
     let midr = mrs!("midr_el1");
     msr!("vpidr_el2", midr);
+    if optional.mpam {
+        // MPAM2_EL2: TRAPMPAM0EL1, TRAPMPAM1EL1. Which partition its accesses are in is not a realm's to say.
+        msr!("S3_4_C10_C5_0", 1 << 49 | 1 << 48);
+    }
     if optional.hcrx {
         msr!("S3_4_C1_C2_2", 0);
     }
@@ -85,7 +89,7 @@ pub fn init() {
 pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {
     let host = el1::El1::save(optional);
     let host_pmu = controls.pmu_counters.map(|_| pmu::save(optional));
-    slots::area().realm_loaded.set(true);
+    slots::area().realm_loaded.set(1);
     load(optional, context, controls);
     instruction!("isb");
 
@@ -116,14 +120,14 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     }
     host.restore(optional);
     instruction!("isb");
-    slots::area().realm_loaded.set(false);
+    slots::area().realm_loaded.set(0);
     exit
 }
 
 /// Forgets what this CPU has of a realm, if the RMM fails while it is loaded: the Non-secure world gets the registers next.
 /// What that had in them is lost.
 pub fn forget() {
-    if !slots::area().realm_loaded.replace(false) {
+    if slots::area().realm_loaded.replace(0) == 0 {
         return;
     }
     let optional = crate::features::optional();

@@ -21,9 +21,11 @@ pub struct CpuArea {
     used: Cell<u32>,
     /// Mappings that exist.
     alive: Cell<u32>,
-    /// Whether registers of this CPU are a realm's.
-    pub realm_loaded: Cell<bool>,
-    pad: [u64; 6],
+    /// Not zero while registers of this CPU are a realm's.
+    pub realm_loaded: Cell<u64>,
+    /// Its index.
+    pub cpu: Cell<u64>,
+    pad: [u64; 5],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
@@ -43,11 +45,10 @@ pub fn area() -> &'static CpuArea {
     unsafe { &*(AREA_VA as *const CpuArea) }
 }
 
-/// To be called once on each CPU before anything is mapped.
+/// To be called on each CPU before anything is mapped.
 pub fn init() {
-    area().used.set(0);
-    area().alive.set(0);
-    area().realm_loaded.set(false);
+    abandon();
+    area().realm_loaded.set(0);
 }
 
 /// One granule. It can be used until this is dropped, and stays mapped until [`release`].
@@ -124,6 +125,16 @@ fn unmap_all() {
     }
     area().used.set(0);
     forget::<0, SINGLE>();
+}
+
+/// Unmaps everything, also what something still believes to use: for a CPU on which the RMM starts, or has failed.
+pub fn abandon() {
+    area().alive.set(0);
+    area().used.set(0);
+    for slot in 0..SLOTS {
+        set_entry(slot, 0);
+    }
+    forget::<0, SLOTS>();
 }
 
 /// At most [`MAX_REC_AUX`] granules next to each other, until it is dropped. There is one at a time.

@@ -46,6 +46,7 @@ mod feature {
     pub const CSV2: u32 = 2;
     pub const NV2: u32 = 3;
     pub const MTE2: u32 = 4;
+    pub const MPAM: u32 = 5;
 }
 
 /// EL2h with everything masked.
@@ -95,7 +96,7 @@ pub struct Context {
     is_realm: u64,
     /// Set from [`Worlds::reset`] on; the assembly reads it.
     fast_count: Option<&'static AtomicU32>,
-    sysregs: [u64; 63],
+    sysregs: [u64; 64],
 }
 
 impl Context {
@@ -110,7 +111,7 @@ impl Context {
         scr: 0,
         is_realm: 0,
         fast_count: None,
-        sysregs: [0; 63],
+        sysregs: [0; 64],
     };
 
     /// Which world's it is.
@@ -283,6 +284,9 @@ fn reset_el2() {
     write!("mdcr_el2", read!("pmcr_el0") >> 11 & 0x1f);
     for_each_trap();
     write!("S3_4_C12_C11_0", 0);
+    if has_mpam() {
+        write!("S3_4_C10_C5_0", 0);
+    }
     sysreg::isb();
 }
 
@@ -307,8 +311,14 @@ fn features() -> u64 {
         (feature::CSV2, csv2_2),
         (feature::NV2, field(mmfr2, 24) >= 2),
         (feature::MTE2, field(pfr1, 8) >= 2),
+        (feature::MPAM, has_mpam()),
     ];
     found.iter().filter(|(_, there)| *there).fold(0, |bits, (bit, _)| bits | 1 << bit)
+}
+
+/// Whether memory accesses have partitions (FEAT_MPAM, of any version).
+fn has_mpam() -> bool {
+    field(read!("id_aa64pfr0_el1"), 40) != 0 || field(read!("id_aa64pfr1_el1"), 16) != 0
 }
 
 /// Whether any of the implementation-defined registers of EL2 keeps a value.
@@ -367,6 +377,10 @@ pub fn init_el3() {
     if sme {
         write!("S3_6_C1_C2_6", 0xf);
     }
+    if has_mpam() {
+        // MPAM3_EL3.TRAPLOWER, which reset sets.
+        write!("S3_6_C10_C5_0", read!("S3_6_C10_C5_0") & !(1 << 62));
+    }
     // SDD: no debug exceptions in Secure state. SCCD: the cycle counter stands still there.
     write!("mdcr_el3", 1 << 16 | 1 << 23);
     sysreg::isb();
@@ -405,6 +419,7 @@ global_asm!(
     f_csv2 = const feature::CSV2,
     f_nv2 = const feature::NV2,
     f_mte2 = const feature::MTE2,
+    f_mpam = const feature::MPAM,
     kind_sync = const KIND_SYNC,
     kind_irq = const KIND_IRQ,
     kind_fiq = const KIND_FIQ,

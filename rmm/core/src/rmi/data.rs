@@ -40,6 +40,8 @@ impl<'a, P: Platform> Rmm<'a, P> {
             })
         });
         copied?;
+        // A realm runs what is measured here, not what another one ran in this granule.
+        self.platform.sync_instructions(&mut data);
         data.set_state(GranuleState::Data);
         walk.set(self, &stage2, Rtte::Assigned { ripas: Ripas::RAM, pa: data.pa() });
         Ok(RmiReply::SUCCESS)

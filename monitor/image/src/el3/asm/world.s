@@ -43,6 +43,8 @@
     \op     S3_4_C2_C2_0, S3_4_C2_C2_0, 0x1d0
 1:  tbz     x17, #{f_mte2}, 1f
     \op     S3_4_C5_C6_0, S3_4_C5_C6_0, 0x1e0
+1:  tbz     x17, #{f_mpam}, 1f
+    \op     S3_4_C10_C5_0, S3_4_C10_C5_0, 0x1f0
 1:
 .endm
 

@@ -36,6 +36,19 @@ fn a_realm_with_sve_and_without_pmu_gets_just_that() {
 }
 
 #[test]
+fn a_realm_with_a_pmu_finds_it_as_it_left_it() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let vm = Vm::with(&w, |params| (params.flags, params.pmu_num_ctrs) = (4, 3), |_| ());
+    let leave = |context: &mut CpuContext| (context.pmu.pmccntr, context.pmu.pmevtyper[30]) = (0x1234, 0x11);
+    vm.enter(std::vec![does(leave, RealmExit::Irq)]);
+    let find = |context: &mut CpuContext| {
+        assert_eq!((context.pmu.pmccntr, context.pmu.pmevtyper[30]), (0x1234, 0x11));
+    };
+    vm.enter(std::vec![does(find, RealmExit::Irq)]);
+}
+
+#[test]
 fn run_and_rec_conditions_come_before_all_others() {
     let entries = entries();
     let w = World::new(&entries);

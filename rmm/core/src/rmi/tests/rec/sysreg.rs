@@ -35,15 +35,23 @@ fn id_registers_describe_a_realm_without_sve_and_pmu() {
     let w = World::new(&entries);
     let vm = Vm::with(&w, |params| (params.num_bps, params.num_wps) = (4, 2), |_| ());
     let pfr0 = read(&vm, id(4, 0));
-    assert_eq!((nibble(pfr0, 32), nibble(pfr0, 44)), (0, 0), "SVE and AMU");
-    assert_eq!(pfr0 | 0xf << 32 | 0xf << 44, u64::MAX);
+    assert_eq!((nibble(pfr0, 32), nibble(pfr0, 40), nibble(pfr0, 44)), (0, 0, 0), "SVE, MPAM and AMU");
+    assert_eq!(pfr0 | 0xf << 32 | 0xff << 40, u64::MAX);
     let pfr1 = read(&vm, id(4, 1));
-    for (hidden, what) in
-        [(8, "MTE"), (24, "SME"), (40, "MTE_frac"), (44, "GCS"), (48, "THE"), (52, "MTEX"), (60, "PFAR")]
-    {
-        assert_eq!(nibble(pfr1, hidden), 0, "{what}");
+    let hidden = [
+        (8, "MTE"),
+        (16, "MPAM_frac"),
+        (24, "SME"),
+        (40, "MTE_frac"),
+        (44, "GCS"),
+        (48, "THE"),
+        (52, "MTEX"),
+        (60, "PFAR"),
+    ];
+    for (low, what) in hidden {
+        assert_eq!(nibble(pfr1, low), 0, "{what}");
     }
-    assert_eq!(pfr1.count_ones(), 64 - 7 * 4);
+    assert_eq!(pfr1.count_ones() as usize, 64 - hidden.len() * 4);
     assert_eq!(read(&vm, id(4, 4)), 0, "SVE features");
     assert_eq!(read(&vm, id(4, 5)), 0, "SME features");
     let dfr0 = read(&vm, id(5, 0));
