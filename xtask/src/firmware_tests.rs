@@ -89,6 +89,7 @@ const STUB_SAYS: &[&str] = &[
     "payload: CPU_SUSPEND 0",
     "payload: CPU 1 was on",
     "payload: CPU_ON 2: -2",
+    "payload: a fault of the RMM: -1 -1, left 0x0 0x0 0x0",
 ];
 
 /// Boots the monitor with the stubs and checks every answer it gives them.

@@ -3,6 +3,7 @@
 mod boot;
 mod console;
 mod context;
+mod forget;
 mod gic;
 mod gpt;
 mod measure;

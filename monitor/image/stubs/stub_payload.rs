@@ -157,8 +157,31 @@ extern "C" fn main(tree: u64) -> ! {
             let _ = writeln!(uart, "payload: round {round}: {name} takes {} ticks", (ticks() - start) / 256);
         }
     }
+    fault_in_realm(&mut uart);
     smc(0x8400_0008, 0, 0, 0);
     loop {}
+}
+
+/// Has the stub RMM fault, and looks what is left of it: an error, now and later, and registers without its secrets.
+fn fault_in_realm(uart: &mut Uart) {
+    let now = smc(0xc400_0163, 0, 0, 0)[0] as i64;
+    let later = smc(0xc400_0150, 0x10000, 0, 0)[0] as i64;
+    let (pointer, vectors, simd): (u64, u64, u64);
+    // SAFETY: only tells; CPTR_EL2 lets this level use SIMD.
+    unsafe {
+        asm!(
+            "msr cptr_el2, xzr",
+            "isb",
+            "mrs {}, tpidr_el1",
+            "mrs {}, vbar_el1",
+            ".arch_extension fp",
+            "fmov {}, d8",
+            out(reg) pointer,
+            out(reg) vectors,
+            out(reg) simd,
+        );
+    }
+    let _ = writeln!(uart, "payload: a fault of the RMM: {now} {later}, left {pointer:#x} {vectors:#x} {simd:#x}");
 }
 
 #[panic_handler]

@@ -1,5 +1,5 @@
 //! The smallest RMM: it starts, fetches key and platform token, answers RMI_VERSION with 1.0, hands granules
-//! to EL3, and at 0xC4000160 waits for an interrupt. For trying the monitor without
+//! to EL3, at 0xC4000160 waits for an interrupt, and at 0xC4000163 does what it may not. For trying the monitor without
 //! the RMM; built by `cargo xtask boot --rmm stub`.
 #![no_std]
 #![no_main]
@@ -46,8 +46,21 @@ _start:
     ldr     w9, =0xc4000160
     cmp     w8, w9
     b.eq    6f
+    ldr     w9, =0xc4000163
+    cmp     w8, w9
+    b.eq    5f
     mov     x1, #-1
     b       4f
+    // Leave something in registers that a realm has, and read one that is EL3's alone.
+5:  mov     x2, #0x5ec2
+    msr     tpidr_el1, x2
+    msr     vbar_el1, x2
+    msr     cptr_el2, xzr
+    isb
+    .arch_extension fp
+    fmov    d8, x2
+    mrs     x0, S3_0_C12_C8_0
+    b       5b
     // Wait until an interrupt is pending here; ISR_EL1 says which kind.
 6:  mrs     x2, isr_el1
     cbz     x2, 6b

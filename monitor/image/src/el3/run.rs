@@ -3,7 +3,7 @@
 use super::boot::{hold_others_back, psci, services};
 use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, worlds};
 use super::sysreg::{self, read};
-use super::{console, gic, gpt, measure, memory, power};
+use super::{console, forget, gic, gpt, measure, memory, power};
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
@@ -141,6 +141,8 @@ impl Cpu {
     fn end_rmm(&mut self) -> World {
         close_rmm();
         self.worlds.save(World::Realm);
+        // It may have been a realm's turn.
+        forget::realm();
         self.worlds.non_secure.gprs[0] = smccc::NOT_SUPPORTED;
         self.worlds.load(World::NonSecure);
         World::NonSecure
