@@ -257,7 +257,8 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
             W::relax();
         };
         let guard = GranuleGuard { entry, pa, word };
-        if guard.state() == state { Ok(guard) } else { Err(LockError::State(guard.state())) }
+        // The bits are those of a state: only `set_state` writes them.
+        if word & STATE_MASK == state as u32 { Ok(guard) } else { Err(LockError::State(guard.state())) }
     }
 
     /// Locks two granules the Host named, in ascending address order whatever the order of the arguments.
