@@ -28,6 +28,9 @@ const NEWEST: Offer = Offer { interface: 8, manifest: 5 };
 /// The oldest the RMM runs with.
 const OLDEST: Offer = Offer { interface: 3, manifest: 3 };
 
+/// Most that a boot may take: several times what it needs on two busy cores.
+const LIMIT: Duration = Duration::from_secs(300);
+
 /// A boot that has to end by itself.
 struct Boot<'a> {
     monitor: PathBuf,
@@ -36,10 +39,21 @@ struct Boot<'a> {
     offer: Offer,
     cpus: u8,
     memory: &'a str,
-    seconds: u64,
 }
 
 impl Boot<'_> {
+    /// Monitor and RMM of this repository with the newest interface between them, on two CPUs with 2 GiB.
+    fn of(payload: PathBuf) -> Result<Self> {
+        Ok(Self {
+            monitor: Image::Monitor.build()?,
+            rmm: Image::Rmm.build()?,
+            payload,
+            offer: NEWEST,
+            cpus: 2,
+            memory: "2G",
+        })
+    }
+
     /// Runs it and returns what it said.
     fn console(&self, change: impl FnOnce(&Machine, &mut Command)) -> Result<String> {
         setup::qemu()?;
@@ -51,7 +65,7 @@ impl Boot<'_> {
             qemu.stdin(Stdio::null());
             change(&machine, qemu);
         };
-        boot::run(&machine, &flash, Some(Duration::from_secs(self.seconds)), Echo::Off, quiet)
+        boot::run(&machine, &flash, Some(LIMIT), Echo::Off, quiet)
     }
 }
 
@@ -94,15 +108,7 @@ const STUB_SAYS: &[&str] = &[
 
 /// Boots the monitor with the stubs and checks every answer it gives them.
 fn check_monitor() -> Result {
-    let boot = Boot {
-        monitor: Image::Monitor.build()?,
-        rmm: Stub::Rmm.build()?,
-        payload: Stub::Payload.build()?,
-        offer: NEWEST,
-        cpus: 2,
-        memory: "4G",
-        seconds: 60,
-    };
+    let boot = Boot { rmm: Stub::Rmm.build()?, memory: "4G", ..Boot::of(Stub::Payload.build()?)? };
     has_lines(&boot.console(|_, _| ())?, STUB_SAYS)
 }
 
@@ -116,15 +122,7 @@ const MONITOR_RUNS: &[&str] =
 /// Boots monitor and RMM with the oldest interface between them and with the newest.
 fn check_interfaces() -> Result {
     for offer in [OLDEST, NEWEST] {
-        let boot = Boot {
-            monitor: Image::Monitor.build()?,
-            rmm: Image::Rmm.build()?,
-            payload: Stub::Host.build()?,
-            offer,
-            cpus: 2,
-            memory: "2G",
-            seconds: 60,
-        };
+        let boot = Boot { offer, ..Boot::of(Stub::Host.build()?)? };
         let said = boot.console(|_, _| ())?;
         has_passed(&said, &[MONITOR_RUNS, STUB_HOST_RUNS].concat())?;
         // The access is named by its syndrome: MRS X0, ICC_IAR0_EL1.
@@ -155,15 +153,7 @@ const HOST_RUNS: &[&str] = &[
 
 /// Boots everything: the Host core on bare metal and the realms it makes, of memory above 4 GiB.
 fn check_host() -> Result {
-    let boot = Boot {
-        monitor: Image::Monitor.build()?,
-        rmm: Image::Rmm.build()?,
-        payload: Image::NsHost.build()?,
-        offer: NEWEST,
-        cpus: 4,
-        memory: "6G",
-        seconds: 300,
-    };
+    let boot = Boot { cpus: 4, memory: "6G", ..Boot::of(Image::NsHost.build()?)? };
     let said = boot.console(|_, _| ())?;
     has_passed(&said, HOST_RUNS)?;
     check_token(&said).map_err(|why| Error::Other(format!("the token of the realm `rsi`: {why}")))
@@ -227,15 +217,7 @@ fn rim_of_rsi() -> Result<Vec<u8>> {
 /// Boots a machine on which the RMM needs more memory than is behind its image. The machine that emulates it need not have
 /// as much.
 fn check_large() -> Result {
-    let boot = Boot {
-        monitor: Image::Monitor.build()?,
-        rmm: Image::Rmm.build()?,
-        payload: Stub::Host.build()?,
-        offer: NEWEST,
-        cpus: 2,
-        memory: "40G",
-        seconds: 60,
-    };
+    let boot = Boot { memory: "40G", ..Boot::of(Stub::Host.build()?)? };
     let said = boot.console(|machine, qemu| {
         let backend = format!("memory-backend-ram,id=memory,size={},reserve=off", machine.memory);
         qemu.args(["-object", &backend, "-M", "memory-backend=memory"]);
@@ -246,15 +228,7 @@ fn check_large() -> Result {
 /// Boots the RMM below an EL3 that is not the monitor, with and without a console. That EL3 breaks the RMM at last.
 fn check_foreign_el3() -> Result {
     for offer in [OLDEST, NEWEST] {
-        let boot = Boot {
-            monitor: Stub::El3.build()?,
-            rmm: Image::Rmm.build()?,
-            payload: Stub::Host.build()?,
-            offer,
-            cpus: 2,
-            memory: "2G",
-            seconds: 60,
-        };
+        let boot = Boot { monitor: Stub::El3.build()?, offer, ..Boot::of(Stub::Host.build()?)? };
         let said = boot.console(|_, _| ())?;
         for cpu in 0..2 {
             has_lines(&said, &[&format!("el3: CPU {cpu}: the RMM's boot ended with 0")])?;
@@ -273,14 +247,6 @@ fn check_foreign_el3() -> Result {
 /// Boots a stock Linux as the Non-secure world. It has memory above 4 GiB.
 fn check_linux() -> Result {
     let linux = Linux::prepare()?;
-    let boot = Boot {
-        monitor: Image::Monitor.build()?,
-        rmm: Image::Rmm.build()?,
-        payload: linux.kernel.clone(),
-        offer: NEWEST,
-        cpus: 2,
-        memory: "5G",
-        seconds: 180,
-    };
+    let boot = Boot { memory: "5G", ..Boot::of(linux.kernel.clone())? };
     has_passed(&boot.console(|machine, qemu| linux.add_to(machine, qemu))?, &[linux::RUN])
 }
