@@ -2,7 +2,6 @@
 
 use crate::sysreg::{dsb, isb, mrs, msr};
 use crate::timer;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 const DISTRIBUTOR: usize = 0x0800_0000;
 const REDISTRIBUTORS: usize = 0x080a_0000;
@@ -18,9 +17,6 @@ const WAKE: u32 = 1;
 /// runs, nothing raises them.
 const OF_REALMS: u32 = 1 << 25 | 1 << 27 | 1 << 30 | 1 << 23;
 const NO_INTERRUPT: u64 = 1020;
-
-/// Interrupts taken so far, by all CPUs.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 fn put(address: usize, value: u32) {
     // SAFETY: a register of the GIC, which nothing else uses.
@@ -58,14 +54,7 @@ pub(crate) fn take() {
         if id == u64::from(timer::INTID) {
             timer::clear();
         }
-        TAKEN.fetch_add(1, Ordering::Relaxed);
         msr!("S3_0_C12_C12_1", id); // ICC_EOIR1_EL1
         isb();
     }
-}
-
-/// Interrupts taken so far, by all CPUs.
-#[must_use]
-pub fn taken() -> u64 {
-    TAKEN.load(Ordering::Relaxed)
 }

@@ -19,8 +19,8 @@ use realm_host::Device;
 enum End {
     Off,
     Reset,
-    /// At an access that cannot be served.
-    Fault,
+    /// At an access to this address that cannot be served.
+    Fault(u64),
 }
 
 /// A program of payloads/realm-guest.
@@ -49,9 +49,12 @@ const PROGRAMS: [Program; 11] = [
     Program { full: true, ..program(6, "noisy", 2) },
     Program { full: true, turns: true, ..program(13, "turns", 2) },
     program(7, "hostile", 1),
-    Program { end: End::Fault, ..program(8, "destroyed", 1) },
+    Program { end: End::Fault(DESTROYED), ..program(8, "destroyed", 1) },
     Program { end: End::Reset, ..program(9, "reset", 1) },
 ];
+
+/// The page the program `destroyed` has its host take away.
+const DESTROYED: u64 = 0x8040_1000;
 
 /// The program for lives that are about something else.
 pub const IDLE: u64 = 11;
@@ -88,7 +91,7 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
         let ended = match end {
             End::Off => stops.contains(&Stop::Event(SystemEvent::SHUTDOWN)),
             End::Reset => stops.contains(&Stop::Event(SystemEvent::RESET)),
-            End::Fault => matches!(*stops, [Stop::Fault(_) | Stop::Failed(_)]),
+            End::Fault(address) => *stops == [Stop::Fault(address)],
         };
         checks.that(&format!("{name}-end"), ended, || format!("{stops:?}"));
         Balance::of(device).check(checks, &format!("{name}-balance"), &before);
