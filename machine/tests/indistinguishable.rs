@@ -6,7 +6,7 @@ use common::{RAM, SETTINGS, World, guest};
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::Ripas;
 use realm_abi::rsi::RsiCall;
-use realm_host::statistics::Statistics;
+use realm_host::Statistics;
 use realm_machine::config::ClockKind;
 use realm_machine::memory::Pas;
 use realm_machine::program::{Access, Op};

@@ -4,9 +4,9 @@ mod rmm;
 
 pub(crate) use rmm::{Entry, MiniRmm};
 
-use crate::granule::MAX_LOSSES;
 use crate::host::{Event, PageBlock};
 use crate::rmm::Rmm;
+use crate::rmm::ledger::MAX_LOSSES;
 use crate::{Errno, File, Host, Lock};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};

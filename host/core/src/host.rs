@@ -1,5 +1,7 @@
 //! What the Host core needs of its surroundings.
 
+pub(crate) mod user;
+
 use crate::{Errno, File, irqchip::Irqchip};
 use alloc::sync::Arc;
 use core::ops::DerefMut;

@@ -1,22 +1,19 @@
 //! Realm lifecycle on a Host, as the KVM realm ioctls define it: the heart of Realmkit.
 //!
-//! The outermost face is the ioctl interface itself ([`mod@file`]): a file, a number, an argument, user memory, and an errno
+//! The outermost face is the ioctl interface itself ([`File`]): a file, a number, an argument, user memory, and an errno
 //! back. Everything the code needs of its surroundings comes through [`Host`], so that a Linux module, a bare-metal
 //! program and a test process run the same logic.
 //!
-//! | module | what it knows |
+//! An ioctl goes down this list:
+//!
+//! | folder | what it is |
 //! |---|---|
-//! | [`mod@file`] | files and ioctls, as a process sees them |
-//! | `device`, `vm`, `vcpu` | what stands behind the files; `vm/` and `vcpu/` hold their ioctls |
-//! | `run`, `exit`, `fault`, `psci` | KVM_RUN: entering a REC and serving its exits |
-//! | [`irqchip`] | what is asked of an emulated GICv3 |
-//! | [`rmm`] | whether there is an RMM, and what all realms share of it |
-//! | [`rmi`] | the commands, as typed calls |
-//! | [`granule`] | who owns a granule; what was lost |
-//! | [`ipa`] | the shape of an IPA space and of its tables |
-//! | [`realm`] | a realm from configuration to destruction |
-//! | `stage2` | its translation tables |
-//! | [`guest_memfd`] | its private memory |
+//! | [`files`] | files and their ioctls: the device, a VM, its interrupt controller |
+//! | [`run`] | running a vCPU: its ioctls, REC_ENTER, and what an exit asks of the Host |
+//! | [`memory`] | a VM's memory: slots, attributes, guest_memfd |
+//! | [`realm`] | a realm from configuration to destruction, its RECs and translation tables |
+//! | [`rmm`] | the RMM of the machine: its commands, who owns a granule, what was lost, VMIDs |
+//! | [`host`] | what all of it needs of its surroundings |
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(
@@ -42,41 +39,20 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod attributes;
-mod caps;
-mod device;
-mod exit;
+pub mod error;
 #[cfg(test)]
 mod fake;
-mod fault;
-pub mod file;
-pub mod granule;
-pub mod guest_memfd;
+pub mod files;
 pub mod host;
-pub mod ipa;
-pub mod irqchip;
-mod kvm_run;
-mod memslot;
-mod mmio;
-mod psci;
+pub mod memory;
 pub mod realm;
-mod rec;
-mod regs;
-pub mod rmi;
 pub mod rmm;
-mod run;
-mod stage2;
-pub mod statistics;
-mod timer;
-mod user;
-mod vcpu;
-mod vm;
-pub mod vmid;
+pub mod run;
 
-pub use device::Device;
-pub use file::File;
+pub use files::{Device, File, IrqchipFile, MemfdFile, Statistics, Vm};
 pub use host::{Host, Lock, UserMemory};
+pub use memory::guest_memfd;
+pub use realm::ipa;
 pub use realm_abi::errno::{self, Errno};
-pub use statistics::Statistics;
-pub use vcpu::Vcpu;
-pub use vm::{IrqchipFile, MemfdFile, Vm};
+pub use rmm::{granule, rmi};
+pub use run::{Vcpu, irqchip};

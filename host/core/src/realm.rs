@@ -1,24 +1,26 @@
 //! A realm from its configuration to its end.
 //!
-//! Lock order: whatever the caller holds, then the realm, then a [`GuestMemfd`](crate::guest_memfd::GuestMemfd), then the
+//! Lock order: whatever the caller holds, then the realm, then a [`GuestMemfd`](crate::memory::guest_memfd::GuestMemfd), then the
 //! granule pool and the ledger. A realm's lock is never held for more than the commands of one 2 MiB block; methods
 //! documented as long release it and call [`Host::yield_now`] in between, so callers hold no lock that others wait for.
 
 mod create;
 mod destroy;
-mod error;
+pub mod ipa;
 mod memory;
+pub(crate) mod rec;
+pub(crate) mod stage2;
 #[cfg(test)]
 mod tests;
 
-pub use error::{Operation, Phase, RealmError};
+pub use crate::error::{Operation, Phase, RealmError};
 pub use memory::{Fault, PopulateRun, RipasChange, SharedPage};
 
-use crate::granule::DelegatedGranule;
-use crate::ipa::IpaSpace;
+use crate::realm::ipa::IpaSpace;
+use crate::realm::stage2::Stage2;
 use crate::rmm::Rmm;
-use crate::stage2::Stage2;
-use crate::vmid::Vmid;
+use crate::rmm::granule::DelegatedGranule;
+use crate::rmm::vmid::Vmid;
 use crate::{Host, Lock};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -1,14 +1,20 @@
 //! The RMM of this machine: found and agreed with at start-up, and what all realms share of it.
 
+pub mod granule;
+pub mod ledger;
+pub mod rmi;
+pub mod vmid;
+
 use crate::Host;
-use crate::granule::{DelegatedGranule, GranulePool, Ledger, OwnedGranule};
-use crate::ipa::{IpaSpace, MAX_IPA_BITS, MAX_IPA_BITS_NO_LPA2, MIN_IPA_BITS};
-use crate::realm::RealmError;
-use crate::rmi::{Rmi, VersionReply};
-use crate::vmid::VmidAllocator;
+use crate::error::RealmError;
+use crate::realm::ipa::{IpaSpace, MAX_IPA_BITS, MAX_IPA_BITS_NO_LPA2, MIN_IPA_BITS};
 use alloc::vec::Vec;
 use core::fmt;
+use granule::{DelegatedGranule, GranulePool, OwnedGranule};
+use ledger::Ledger;
 use realm_abi::rmi::{FeatureRegister0, HashAlgorithm, ReturnCode, Status, Version};
+use rmi::{Rmi, VersionReply};
+use vmid::VmidAllocator;
 
 /// The interface version the Host core speaks.
 pub const RMI_VERSION: Version = Version::V1_0;

@@ -1,6 +1,6 @@
 //! A miniature RMM: enough states for the Host core to be right or wrong about.
 
-use crate::ipa::{IpaSpace, align_down, entry_size};
+use crate::realm::ipa::{IpaSpace, align_down, entry_size};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec;

@@ -1,8 +1,9 @@
 //! Configuration and creation.
 
-use super::{Config, CpuParams, Live, Operation, Realm, RealmError, State};
-use crate::rmi::RmiError;
-use crate::stage2::Stage2;
+use super::{Config, CpuParams, Live, Realm, State};
+use crate::error::{Operation, RealmError};
+use crate::realm::stage2::Stage2;
+use crate::rmm::rmi::RmiError;
 use crate::{Host, Lock};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE, RealmFlags, RealmParams};
 use zerocopy::IntoBytes;

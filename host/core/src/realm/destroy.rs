@@ -6,8 +6,9 @@
 //! 3. RECs destroyed.
 //! 4. [`Realm::destroy`]: tables, realm, RD, VMID, root tables.
 
-use super::{Phase, Realm, RealmError, State};
-use crate::rmi::implausible;
+use super::{Realm, State};
+use crate::error::{Phase, RealmError};
+use crate::rmm::rmi::implausible;
 use crate::{Host, Lock};
 use realm_abi::rmi::RmiCommand;
 

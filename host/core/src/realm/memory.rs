@@ -1,8 +1,9 @@
 //! A realm's memory: RIPAS, population, faults, mappings and their removal.
 
-use super::{Operation, Realm, RealmError, State};
-use crate::guest_memfd::PrivateRange;
-use crate::ipa::{BLOCK_SIZE, IpaSpace};
+use super::{Realm, State};
+use crate::error::{Operation, RealmError};
+use crate::memory::guest_memfd::PrivateRange;
+use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
 use crate::{Host, Lock};
 use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
@@ -290,7 +291,7 @@ impl<H: Host> Realm<H> {
     }
 
     /// Takes private memory away: destroys what is populated in `range` and gives it back to the
-    /// [`GuestMemfd`](crate::guest_memfd::GuestMemfd). Long. Every granule is tried; what does not come back is in the
+    /// [`GuestMemfd`](crate::memory::guest_memfd::GuestMemfd). Long. Every granule is tried; what does not come back is in the
     /// ledger. Nothing happens before creation and after destruction.
     ///
     /// # Errors

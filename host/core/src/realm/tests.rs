@@ -3,8 +3,8 @@
 use super::*;
 use crate::Errno;
 use crate::fake::{FakeHost, Step};
-use crate::guest_memfd::{GuestMemfd, PrivateRange};
-use crate::ipa::BLOCK_SIZE;
+use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
+use crate::realm::ipa::BLOCK_SIZE;
 use alloc::string::{String, ToString};
 use realm_abi::rmi::{DataFlags, ReturnCode, Ripas, RmiCommand};
 

@@ -1,0 +1,13 @@
+//! Files and their ioctls, as a process sees them: the device, a VM, its interrupt controller, its private memory. The
+//! ioctls of a vCPU are in [`run`](crate::run).
+
+pub(crate) mod caps;
+mod device;
+mod file;
+pub mod statistics;
+pub(crate) mod vm;
+
+pub use device::Device;
+pub use file::File;
+pub use statistics::Statistics;
+pub use vm::{IrqchipFile, MemfdFile, Vm};

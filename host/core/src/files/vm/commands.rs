@@ -1,0 +1,105 @@
+//! KVM_ENABLE_CAP: the commands that make a realm (docs/kvm-realm-abi.md sections 2.1 to 2.5).
+
+use super::Vm;
+use crate::error::{Operation, Phase, RealmError};
+use crate::host::user;
+use crate::realm::CpuParams;
+use crate::{Errno, Host, Lock, UserMemory};
+use alloc::sync::Arc;
+use realm_abi::kvm::{
+    ConfigItem, EnableCap, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate, VcpuFeature,
+};
+use realm_abi::rmi::HashAlgorithm;
+
+impl<H: Host> Vm<H> {
+    pub(super) fn enable_cap(
+        self: &Arc<Self>,
+        user: &impl UserMemory,
+        cap: &EnableCap,
+    ) -> Result<i64, Errno> {
+        if cap.flags != 0 || cap.cap != self.device().generation().cap_realm.0 {
+            return Err(Errno::EINVAL);
+        }
+        let [command, pointer, ..] = cap.args;
+        match RealmCommand(command) {
+            RealmCommand::CONFIG_REALM => self.configure(&user::read(user, pointer)?),
+            RealmCommand::CREATE_REALM => self.create_realm(),
+            RealmCommand::INIT_RIPAS_REALM => self.init_ripas(&user::read(user, pointer)?),
+            RealmCommand::POPULATE_REALM => {
+                let request: RmePopulate = user::read(user, pointer)?;
+                self.populate(user, &request)
+            }
+            RealmCommand::ACTIVATE_REALM => {
+                let _config = self.config.lock();
+                self.realm.activate().map_err(|error| self.explain("ACTIVATE_REALM", &error))?;
+                Ok(0)
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Which state the realm is in decides before what the request holds.
+    pub(super) fn require(&self, phase: Phase, operation: Operation) -> Result<(), RealmError> {
+        match self.realm.phase() {
+            state if state == phase => Ok(()),
+            state => Err(RealmError::WrongState { operation, state }),
+        }
+    }
+
+    fn configure(&self, request: &RmeConfig) -> Result<i64, Errno> {
+        let explain = |error: RealmError| self.explain("CONFIG_REALM", &error);
+        let _config = self.config.lock();
+        self.require(Phase::None, Operation::Configure).map_err(explain)?;
+        match request.cfg {
+            ConfigItem::RPV => self.realm.set_rpv(request.as_rpv()),
+            ConfigItem::HASH_ALGO => {
+                // A number that is no RmiHashAlgorithm must not become one by being cut to a byte.
+                let hash = u8::try_from(request.as_hash_algo()).unwrap_or(u8::MAX);
+                self.realm.set_hash(HashAlgorithm(hash))
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        .map_err(explain)?;
+        Ok(0)
+    }
+
+    fn create_realm(&self) -> Result<i64, Errno> {
+        let explain = |error: RealmError| self.explain("CREATE_REALM", &error);
+        let config = self.config.lock();
+        self.require(Phase::None, Operation::Create).map_err(explain)?;
+        let pmu = config.features.is_some_and(|features| features.has(VcpuFeature::PMU_V3));
+        let cpu = CpuParams {
+            sve_vl: self.common_sve_length()?,
+            num_bps: config.registers.num_bps(),
+            num_wps: config.registers.num_wps(),
+            pmu_num_ctrs: pmu.then(|| config.registers.pmu_num_ctrs()),
+        };
+        self.realm.create(&cpu).map_err(explain)?;
+        Ok(0)
+    }
+
+    /// The vector length of all vCPUs, in quadwords minus one; `None` if none of them has SVE.
+    fn common_sve_length(&self) -> Result<Option<u8>, Errno> {
+        let mut lengths = self.vcpus().into_iter().map(|vcpu| vcpu.sve_length());
+        let first = lengths.next().unwrap_or(Ok(None))?;
+        for length in lengths {
+            if length? != first {
+                self.host()
+                    .explain(format_args!("CREATE_REALM: all vCPUs must have the same SVE vector length"));
+                return Err(Errno::EINVAL);
+            }
+        }
+        Ok(first)
+    }
+
+    fn init_ripas(&self, request: &RmeInitRipas) -> Result<i64, Errno> {
+        // Version 8 does not look at the reserved fields, later ones want zero: a VMM that is right for both sets zero.
+        if request.reserved != [0; 2] {
+            return Err(Errno::EINVAL);
+        }
+        let _config = self.config.lock();
+        let done = self.realm.init_ripas(request.base, request.size);
+        done.map_err(|error| self.explain("INIT_RIPAS_REALM", &error))?;
+        Ok(0)
+    }
+}

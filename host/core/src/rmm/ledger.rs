@@ -1,0 +1,159 @@
+//! The record of what was asked of the RMM and what became of the granules given to it.
+
+use crate::rmm::rmi::error::RmiError;
+use crate::{Host, Lock};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use realm_abi::rmi::RmiCommand;
+
+/// Function identifier of the first RMI command.
+const FIRST_FID: u64 = 0xC400_0150;
+/// Counters of calls: one per function number of RMI 1.0 (0x150 to 0x169), the last one for all others.
+pub const CALL_SLOTS: usize = 27;
+/// How many losses are kept with their details; later ones are only counted.
+pub const MAX_LOSSES: usize = 64;
+
+/// A granule the RMM did not give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Physical address.
+    pub pa: u64,
+    /// The command that failed and how.
+    pub error: RmiError,
+}
+
+impl core::fmt::Display for Loss {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "granule {:#x}: {}", self.pa, self.error)
+    }
+}
+
+/// Counters since start-up. `delegated = undelegated + leaked + granules the RMM holds now`.
+pub struct Ledger<H: Host> {
+    delegated: AtomicU64,
+    undelegated: AtomicU64,
+    leaked: AtomicU64,
+    calls: [AtomicU64; CALL_SLOTS],
+    losses: H::Lock<Vec<Loss>>,
+}
+
+/// The counters of a [`Ledger`] at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerSnapshot {
+    /// Granules given to the RMM.
+    pub delegated: u64,
+    /// Granules that came back.
+    pub undelegated: u64,
+    /// Granules that are lost.
+    pub leaked: u64,
+    /// Calls by function number; use [`Self::calls`].
+    counts: [u64; CALL_SLOTS],
+}
+
+impl LedgerSnapshot {
+    /// Calls made, by the specification's name of the command; commands that were never called are left out.
+    pub fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let known = RmiCommand::TABLE
+            .iter()
+            .map(|&(fid, name)| (name, self.counts.get(slot(fid)).copied().unwrap_or(0)));
+        known.filter(|&(_, count)| count > 0)
+    }
+
+    /// All calls.
+    #[must_use]
+    pub fn total_calls(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, &count| sum.saturating_add(count))
+    }
+
+    /// Granules the RMM holds now.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.delegated.saturating_sub(self.undelegated).saturating_sub(self.leaked)
+    }
+
+    /// What happened between `earlier` and this.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut counts = self.counts;
+        for (count, before) in counts.iter_mut().zip(earlier.counts) {
+            *count = count.saturating_sub(before);
+        }
+        Self {
+            delegated: self.delegated.saturating_sub(earlier.delegated),
+            undelegated: self.undelegated.saturating_sub(earlier.undelegated),
+            leaked: self.leaked.saturating_sub(earlier.leaked),
+            counts,
+        }
+    }
+}
+
+/// The counter for a function identifier.
+fn slot(fid: u64) -> usize {
+    let last = CALL_SLOTS.saturating_sub(1);
+    fid.checked_sub(FIRST_FID)
+        .and_then(|number| usize::try_from(number).ok())
+        .map_or(last, |number| number.min(last))
+}
+
+impl<H: Host> Ledger<H> {
+    /// An empty record.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            delegated: AtomicU64::new(0),
+            undelegated: AtomicU64::new(0),
+            leaked: AtomicU64::new(0),
+            calls: core::array::from_fn(|_| AtomicU64::new(0)),
+            losses: H::Lock::new(Vec::new()),
+        }
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn snapshot(&self) -> LedgerSnapshot {
+        let mut counts = [0; CALL_SLOTS];
+        for (count, now) in counts.iter_mut().zip(&self.calls) {
+            *count = now.load(Ordering::Relaxed);
+        }
+        LedgerSnapshot {
+            delegated: self.delegated.load(Ordering::Relaxed),
+            undelegated: self.undelegated.load(Ordering::Relaxed),
+            leaked: self.leaked.load(Ordering::Relaxed),
+            counts,
+        }
+    }
+
+    /// The first [`MAX_LOSSES`] lost granules.
+    #[must_use]
+    pub fn losses(&self) -> Vec<Loss> {
+        self.losses.lock().clone()
+    }
+
+    pub(crate) fn count_call(&self, fid: u64) {
+        if let Some(count) = self.calls.get(slot(fid)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_delegated(&self) {
+        self.delegated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_undelegated(&self) {
+        self.undelegated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_lost(&self, loss: Loss) {
+        self.leaked.fetch_add(1, Ordering::Relaxed);
+        let mut losses = self.losses.lock();
+        if losses.len() < MAX_LOSSES {
+            losses.push(loss);
+        }
+    }
+}
+
+impl<H: Host> Default for Ledger<H> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
