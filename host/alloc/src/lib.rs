@@ -46,6 +46,8 @@ pub use boxed::{try_box, try_box_array, try_uninit_box, try_zeroed_box, try_zero
 pub use sparse::{Iter, Spare, Sparse};
 pub use vec::{IntoIter, Vec};
 
+use realm_abi::Errno;
+
 /// The allocator had no memory, or what was asked for is larger than an address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoMemory;
@@ -57,6 +59,12 @@ impl core::fmt::Display for NoMemory {
 }
 
 impl core::error::Error for NoMemory {}
+
+impl From<NoMemory> for Errno {
+    fn from(_: NoMemory) -> Self {
+        Self::ENOMEM
+    }
+}
 
 #[cfg(test)]
 mod tests;

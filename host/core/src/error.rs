@@ -3,6 +3,7 @@
 use crate::Errno;
 use crate::rmm::rmi::error::RmiError;
 use core::fmt;
+use realm_alloc::NoMemory;
 
 /// What the Host asked of a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,13 @@ pub enum RealmError {
         /// The address.
         ipa: u64,
     },
+    /// More of the VMM's memory would be held in place than a VM may hold.
+    TooMuchPinned {
+        /// Bytes.
+        limit: u64,
+    },
+    /// The thread is about to die.
+    Killed,
     /// Private memory is already mapped here.
     AlreadyPopulated {
         /// The address.
@@ -97,10 +105,17 @@ impl RealmError {
                 Operation::Activate | Operation::Run => Errno::EINVAL,
             },
             Self::BadRange { .. } | Self::BadParameter { .. } => Errno::EINVAL,
-            Self::NoMemory | Self::NoVmid => Errno::ENOMEM,
+            Self::NoMemory | Self::NoVmid | Self::TooMuchPinned { .. } => Errno::ENOMEM,
+            Self::Killed => Errno::EINTR,
             Self::MemoryLost { .. } | Self::AlreadyPopulated { .. } => Errno::ENXIO,
             Self::Rmi(error) => error.errno(),
         }
+    }
+}
+
+impl From<NoMemory> for RealmError {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
     }
 }
 
@@ -147,6 +162,14 @@ impl fmt::Display for RealmError {
             Self::MemoryLost { ipa } => {
                 write!(f, "the memory for IPA {ipa:#x} was lost when the RMM did not give it back")
             }
+            Self::TooMuchPinned { limit } => {
+                write!(
+                    f,
+                    "the realm would share more than the {} MiB of memory a VM may hold in place",
+                    limit >> 20
+                )
+            }
+            Self::Killed => f.write_str("the thread was killed"),
             Self::AlreadyPopulated { ipa } => write!(f, "IPA {ipa:#x} is already populated"),
             Self::Rmi(error) => error.fmt(f),
         }

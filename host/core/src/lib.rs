@@ -35,6 +35,7 @@
     )
 )]
 
+#[cfg(test)]
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
@@ -47,7 +48,9 @@ pub mod host;
 pub mod memory;
 pub mod realm;
 pub mod rmm;
+mod room;
 pub mod run;
+mod shares;
 
 pub use files::{Device, File, IrqchipFile, MemfdFile, Statistics, Vm};
 pub use host::{Host, Lock, UserMemory};

@@ -1,8 +1,7 @@
 //! A realm from its configuration to its end.
 //!
-//! Lock order: whatever the caller holds, then the realm, then a [`GuestMemfd`](crate::memory::guest_memfd::GuestMemfd), then the
-//! granule pool and the ledger. A realm's lock is never held for more than the commands of one 2 MiB block; methods
-//! documented as long release it and call [`Host::yield_now`] in between, so callers hold no lock that others wait for.
+//! Methods documented as long work in pieces, let go of all locks and call [`Host::yield_now`] in between, and end early
+//! when they are told to, so callers hold no lock that others wait for.
 
 mod create;
 mod destroy;
@@ -14,17 +13,18 @@ pub(crate) mod stage2;
 mod tests;
 
 pub use crate::error::{Operation, Phase, RealmError};
-pub use memory::{Fault, PopulateRun, RipasChange, SharedPage};
+pub use create::Parts;
+pub use memory::{Fault, PopulateRun, RipasChange, SharedFault};
 
+use crate::host::LockClass;
 use crate::realm::ipa::IpaSpace;
-use crate::realm::stage2::Stage2;
 use crate::rmm::Rmm;
 use crate::rmm::granule::DelegatedGranule;
-use crate::rmm::vmid::Vmid;
+use crate::rmm::numbers::Number;
 use crate::{Host, Lock};
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE};
+use realm_alloc::{Arc, Vec};
+use stage2::{Stage2, Tables, Tidy};
 
 /// What a VMM chooses before it creates a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +59,9 @@ struct Live {
     rd: DelegatedGranule,
     /// The tables of the starting level, ascending.
     root: Vec<DelegatedGranule>,
-    vmid: Vmid,
+    vmid: Number,
     /// Auxiliary granules each REC needs.
     aux_count: usize,
-    stage2: Stage2,
 }
 
 /// A realm's state with the data that exists in it.
@@ -79,6 +78,7 @@ pub struct Realm<H: Host> {
     rmm: Arc<Rmm<H>>,
     ipa: IpaSpace,
     state: H::Lock<State>,
+    tables: Tables<H>,
 }
 
 impl State {
@@ -121,7 +121,7 @@ impl State {
     }
 
     /// From now on only destruction is possible.
-    fn doom(&mut self) {
+    fn condemn(&mut self) {
         *self = match core::mem::replace(self, Self::Dead) {
             Self::New(live) | Self::Active(live) | Self::Dying(live) => Self::Dying(live),
             Self::None(_) | Self::Dead => Self::Dead,
@@ -130,15 +130,19 @@ impl State {
 }
 
 impl<H: Host> Realm<H> {
-    /// A realm nobody has created yet, with an IPA space of `ipa_bits` bits.
+    /// A realm nobody has created yet, with an IPA space of `ipa_bits` bits, that may hold `pin_limit` bytes of its VMM's memory
+    /// in place.
     ///
     /// # Errors
-    /// [`RealmError::BadParameter`] if the RMM does not offer that width or cannot be used at all.
-    pub fn new(rmm: Arc<Rmm<H>>, ipa_bits: u32) -> Result<Self, RealmError> {
+    /// [`RealmError::BadParameter`] if the RMM does not offer that width or cannot be used at all, [`RealmError::NoMemory`].
+    pub fn new(rmm: Arc<Rmm<H>>, ipa_bits: u32, pin_limit: u64) -> Result<Self, RealmError> {
         let rule = "an IPA width must be 32 bits at least and at most what the RMM offers";
         let space = rmm.info().and_then(|info| info.ipa_space(ipa_bits));
         let ipa = space.ok_or(RealmError::BadParameter { value: u64::from(ipa_bits), rule })?;
-        Ok(Self { rmm, ipa, state: H::Lock::new(State::None(Config::default())) })
+        let no_memory = |_| RealmError::NoMemory;
+        let state = H::Lock::new(LockClass::Realm, State::None(Config::default())).map_err(no_memory)?;
+        let tables = Tables::new(ipa, pin_limit).map_err(no_memory)?;
+        Ok(Self { rmm, ipa, state, tables })
     }
 
     /// The RMM that knows the realm.
@@ -183,11 +187,37 @@ impl<H: Host> Realm<H> {
         self.state.lock().new_only(operation).map(|_| ())
     }
 
+    /// The realm's tables, if it can still run; and whether it is active.
+    fn usable(&self, operation: Operation) -> Result<(Stage2<'_, H>, bool), RealmError> {
+        let mut state = self.state.lock();
+        let active = matches!(&*state, State::Active(_));
+        let rd = state.usable(operation)?.rd.pa();
+        Ok((self.tables.of(&self.rmm, rd), active))
+    }
+
+    /// The realm's tables, if it is created and not active.
+    fn new_only(&self, operation: Operation) -> Result<Stage2<'_, H>, RealmError> {
+        let rd = self.state.lock().new_only(operation)?.rd.pa();
+        Ok(self.tables.of(&self.rmm, rd))
+    }
+
+    /// The realm's tables as long as the RMM knows it; and what becomes of those in which nothing is left.
+    fn known(&self) -> Option<(Stage2<'_, H>, Tidy)> {
+        let mut state = self.state.lock();
+        let tidy = match state.phase() {
+            Phase::Active => Tidy::Fold,
+            Phase::Dying => Tidy::Destroy,
+            _ => Tidy::Keep,
+        };
+        let rd = state.live()?.rd.pa();
+        Some((self.tables.of(&self.rmm, rd), tidy))
+    }
+
     /// Makes the realm unusable: every later operation but destruction fails. No effect on a realm the RMM does not know.
-    pub fn doom(&self) {
+    pub fn condemn(&self) {
         let mut state = self.state.lock();
         if state.live().is_some() {
-            state.doom();
+            state.condemn();
         }
     }
 

@@ -2,19 +2,20 @@
 
 pub mod granule;
 pub mod ledger;
+pub mod numbers;
 pub mod rmi;
-pub mod vmid;
 
-use crate::Host;
 use crate::error::RealmError;
+use crate::host::Purpose;
 use crate::realm::ipa::{IpaSpace, MAX_IPA_BITS, MAX_IPA_BITS_NO_LPA2, MIN_IPA_BITS};
-use alloc::vec::Vec;
+use crate::{Errno, Host};
 use core::fmt;
-use granule::{DelegatedGranule, GranulePool, OwnedGranule};
+use granule::{DelegatedGranule, GranulePool, NotDelegated, OwnedGranule};
 use ledger::Ledger;
+use numbers::Numbers;
 use realm_abi::rmi::{FeatureRegister0, HashAlgorithm, ReturnCode, Status, Version};
+use realm_alloc::Vec;
 use rmi::{Rmi, VersionReply};
-use vmid::VmidAllocator;
 
 /// The interface version the Host core speaks.
 pub const RMI_VERSION: Version = Version::V1_0;
@@ -87,18 +88,24 @@ impl fmt::Display for RmmStatus {
 pub struct Rmm<H: Host> {
     rmi: Rmi<H>,
     granules: GranulePool<H>,
-    vmids: VmidAllocator<H>,
+    vmids: Numbers<H>,
     status: RmmStatus,
 }
 
+/// How many granules the RMM may refuse before an allocation is given up. A Host that was told of one offers other memory
+/// ([`Host::free_refused`]).
+const MAX_REFUSALS: usize = 8;
+
 impl<H: Host> Rmm<H> {
-    /// Looks for an RMM and agrees on a version. Never fails: [`Self::status`] tells what was found.
-    #[must_use]
-    pub fn start(host: H) -> Self {
-        let rmi = Rmi::new(host);
+    /// Looks for an RMM and agrees on a version. That there is none is no failure: [`Self::status`] tells what was found.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn start(host: H) -> Result<Self, Errno> {
+        let rmi = Rmi::new(host)?;
         let status = negotiate(&rmi);
-        let vmids = VmidAllocator::new(rmi.host().vmid_bits());
-        Self { rmi, granules: GranulePool::new(), vmids, status }
+        let vmids = Numbers::new(rmi.host().vmid_bits())?;
+        Ok(Self { rmi, granules: GranulePool::new()?, vmids, status })
     }
 
     /// What start-up found.
@@ -136,14 +143,8 @@ impl<H: Host> Rmm<H> {
 
     /// The VMIDs of realms.
     #[must_use]
-    pub fn vmids(&self) -> &VmidAllocator<H> {
+    pub fn vmids(&self) -> &Numbers<H> {
         &self.vmids
-    }
-
-    /// The pool granules come from.
-    #[must_use]
-    pub fn granules(&self) -> &GranulePool<H> {
-        &self.granules
     }
 
     /// A zeroed granule of the Host, to be shared with the RMM as Non-secure memory.
@@ -151,7 +152,7 @@ impl<H: Host> Rmm<H> {
     /// # Errors
     /// [`RealmError::NoMemory`].
     pub fn take_owned(&self) -> Result<OwnedGranule, RealmError> {
-        self.granules.take(self.host()).ok_or(RealmError::NoMemory)
+        Ok(self.granules.take(self.host(), Purpose::Exchange)?)
     }
 
     /// Puts a granule back that [`Self::take_owned`] gave.
@@ -162,31 +163,52 @@ impl<H: Host> Rmm<H> {
     /// A granule allocated and given to the RMM.
     ///
     /// # Errors
-    /// [`RealmError::NoMemory`], or the RMM refused; nothing is kept then.
+    /// [`RealmError::NoMemory`], or the RMM refused all that the Host offered; nothing is kept then.
     pub fn take_delegated(&self) -> Result<DelegatedGranule, RealmError> {
-        self.take_owned()?.delegate(&self.rmi).map_err(|refused| {
-            self.put_owned(refused.granule);
-            refused.error.into()
-        })
+        let mut refusals = 0_usize;
+        loop {
+            let granule = self.granules.take(self.host(), Purpose::Realm)?;
+            let NotDelegated { granule, error } = match granule.delegate(&self.rmi) {
+                Ok(granule) => return Ok(granule),
+                Err(refused) => refused,
+            };
+            self.granules.put_refused(self.host(), granule);
+            refusals = refusals.saturating_add(1);
+            if refusals >= MAX_REFUSALS {
+                return Err(error.into());
+            }
+        }
     }
 
     /// `count` granules like [`GranulePool::take_run`], all given to the RMM.
     ///
     /// # Errors
-    /// [`RealmError::NoMemory`], or the RMM refused one; those already given are taken back then.
+    /// [`RealmError::NoMemory`], or the RMM refused all that the Host offered; nothing is kept then.
     pub fn take_delegated_run(&self, count: usize) -> Result<Vec<DelegatedGranule>, RealmError> {
-        let run = self.granules.take_run(self.host(), count).ok_or(RealmError::NoMemory)?;
-        let mut given = Vec::with_capacity(count);
+        let mut refusals = 0_usize;
+        loop {
+            match self.try_delegated_run(count) {
+                Err(RealmError::Rmi(_)) if refusals < MAX_REFUSALS => refusals = refusals.saturating_add(1),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_delegated_run(&self, count: usize) -> Result<Vec<DelegatedGranule>, RealmError> {
+        let mut given = Vec::with_capacity(count)?;
         let mut failure = None;
-        for granule in run {
+        for granule in self.granules.take_run(self.host(), count, Purpose::Realm)? {
             if failure.is_some() {
                 self.put_owned(granule);
                 continue;
             }
             match granule.delegate(&self.rmi) {
-                Ok(granule) => given.push(granule),
+                Ok(granule) => {
+                    // There is room for `count`.
+                    let _full = given.push_within(granule);
+                }
                 Err(refused) => {
-                    self.put_owned(refused.granule);
+                    self.granules.put_refused(self.host(), refused.granule);
                     failure = Some(refused.error);
                 }
             }

@@ -2,7 +2,9 @@
 
 mod enter;
 mod exit;
+mod exit_record;
 mod fault;
+pub(crate) mod gic;
 pub mod irqchip;
 mod kvm_run;
 mod mmio;
@@ -11,5 +13,7 @@ mod psci;
 pub(crate) mod regs;
 mod timer;
 mod vcpu;
+pub(crate) mod waker;
 
+pub use gic::Gic;
 pub use vcpu::Vcpu;

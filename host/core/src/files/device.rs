@@ -2,37 +2,77 @@
 
 use crate::files::caps::check_extension;
 use crate::files::statistics::{ExitCounters, Statistics};
+use crate::host::{LockClass, Owner};
+use crate::rmm::numbers::Numbers;
 use crate::rmm::{Rmm, RmmStatus};
+use crate::room;
 use crate::{Errno, File, Host, Lock, UserMemory, Vm};
-use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::kvm::{API_VERSION, Cap, FileKind, Generation, Ioctl};
+use realm_alloc::{Arc, Vec};
 
 /// IPA width of a VM that does not choose one.
 const DEFAULT_IPA_BITS: u8 = 40;
+
+/// Bits of the number by which a Host knows a vCPU.
+const VCPU_NUMBER_BITS: u32 = 16;
+
+/// What an administrator chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of its VMM's memory that one VM may hold in place because the realm shares it: bounce buffers, queues. It is not
+    /// RLIMIT_MEMLOCK, whose usual 8 MiB are less than a guest's bounce buffers.
+    pub pinned: u64,
+    /// The share of all VMIDs that the VMs of one user may have: one of so many.
+    pub users: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pinned: 256 << 20, users: 4 }
+    }
+}
 
 /// The device, one for a machine.
 pub struct Device<H: Host> {
     rmm: Arc<Rmm<H>>,
     generation: Generation,
+    limits: Limits,
+    /// Exits of VMs that are gone.
     exits: ExitCounters,
-    vcpu_numbers: AtomicU32,
-    /// VMs without a file that are not destroyed completely.
-    undead: H::Lock<Vec<Arc<Vm<H>>>>,
+    vcpu_numbers: Numbers<H>,
+    /// All VMs that are not destroyed completely, with and without files.
+    vms: H::Lock<Vec<Arc<Vm<H>>>>,
+    /// The machine goes down: no more VMs.
+    closed: AtomicBool,
+}
+
+/// What [`Device::shut_down`] could not take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StillHeld {
+    /// VMs the RMM does not let go of.
+    pub vms: usize,
+    /// Granules the RMM still has, or did not give back.
+    pub granules: u64,
 }
 
 impl<H: Host> Device<H> {
     /// Looks for an RMM and makes the device, with the user ABI of version 8. A machine without an RMM, or with one of
     /// another version, has a device that makes no VMs: see [`Self::status`].
-    pub fn new(host: H) -> Arc<Self> {
-        Arc::new(Self {
-            rmm: Arc::new(Rmm::start(host)),
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(host: H, limits: Limits) -> Result<Arc<Self>, Errno> {
+        let rmm = Arc::try_new(Rmm::start(host)?)?;
+        Ok(Arc::try_new(Self {
+            rmm,
             generation: Generation::V8,
+            limits,
             exits: ExitCounters::default(),
-            vcpu_numbers: AtomicU32::new(0),
-            undead: H::Lock::new(Vec::new()),
-        })
+            vcpu_numbers: Numbers::new(VCPU_NUMBER_BITS)?,
+            vms: H::Lock::new(LockClass::Vms, Vec::new())?,
+            closed: AtomicBool::new(false),
+        })?)
     }
 
     /// What the device runs on.
@@ -59,40 +99,90 @@ impl<H: Host> Device<H> {
         &self.generation
     }
 
+    /// What the administrator chose.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        Statistics {
-            exits: self.exits.snapshot(),
-            ledger: self.rmm.ledger().snapshot(),
-            undead_vms: self.undead.lock().len(),
+        let mut exits = self.exits.snapshot();
+        let mut unfinished_vms = 0_usize;
+        for vm in self.vms() {
+            exits = exits.plus(vm.exits());
+            unfinished_vms = unfinished_vms.saturating_add(usize::from(!vm.has_files()));
         }
+        Statistics { exits, ledger: self.rmm.ledger().snapshot(), unfinished_vms }
+    }
+
+    /// The VMs that are not destroyed completely. One that goes meanwhile may hide another.
+    pub fn vms(&self) -> impl Iterator<Item = Arc<Vm<H>>> {
+        (0..).map_while(|index| self.vms.lock().get(index).cloned())
     }
 
     /// Tries again to destroy the VMs that could not be destroyed when their last file was closed; returns how many are
     /// left. Also done before each KVM_CREATE_VM.
     pub fn reclaim(&self) -> usize {
-        let vms = core::mem::take(&mut *self.undead.lock());
-        for vm in vms {
-            self.bury(vm);
+        let mut left = 0_usize;
+        // From behind: what goes moves only what was looked at.
+        let count = self.vms.lock().len();
+        for index in (0..count).rev() {
+            let vm = self.vms.lock().get(index).cloned();
+            if let Some(vm) = vm.filter(|vm| !vm.has_files())
+                && !self.finish(&vm)
+            {
+                left = left.saturating_add(1);
+            }
         }
-        self.undead.lock().len()
+        left
     }
 
-    /// Destroys a VM without files, now or, if the RMM does not let go of it, later.
-    pub(crate) fn bury(&self, vm: Arc<Vm<H>>) {
+    /// Destroys a VM for good, now or, if the RMM does not let go of it, later; whether it is gone.
+    pub(crate) fn finish(&self, vm: &Arc<Vm<H>>) -> bool {
         if let Err(error) = vm.tear_down() {
             self.host().explain(format_args!("a VM could not be destroyed yet: {error}"));
-            self.undead.lock().push(vm);
+            return false;
         }
+        let exits = vm.exits();
+        let gone = {
+            let mut vms = self.vms.lock();
+            let place = vms.iter().position(|other| Arc::ptr_eq(other, vm));
+            place.and_then(|place| vms.remove(place))
+        };
+        if let Some(gone) = gone {
+            self.exits.add(&exits);
+            // Until here the vCPUs kept the VM and the VM kept the vCPUs.
+            gone.retire_vcpus();
+        }
+        true
     }
 
-    pub(crate) fn exits(&self) -> &ExitCounters {
-        &self.exits
+    /// The kernel goes down (reboot, kexec) or the module is to go: ends all VMs, whoever has files of them, and takes
+    /// everything back. Long. From now on no VM is made.
+    ///
+    /// # Errors
+    /// What the RMM still has: whatever comes next must not touch that memory.
+    pub fn shut_down(&self) -> Result<(), StillHeld> {
+        self.closed.store(true, Ordering::SeqCst);
+        let mut vms = 0_usize;
+        let count = self.vms.lock().len();
+        for index in (0..count).rev() {
+            let vm = self.vms.lock().get(index).cloned();
+            if let Some(vm) = vm
+                && !self.finish(&vm)
+            {
+                vms = vms.saturating_add(1);
+            }
+        }
+        let ledger = self.rmm.ledger().snapshot();
+        let granules = ledger.held().saturating_add(ledger.leaked);
+        if granules == 0 && vms == 0 { Ok(()) } else { Err(StillHeld { vms, granules }) }
     }
 
-    pub(crate) fn next_vcpu_number(&self) -> u32 {
-        self.vcpu_numbers.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn vcpu_numbers(&self) -> &Numbers<H> {
+        &self.vcpu_numbers
     }
 
     pub(crate) fn check_extension(&self, cap: u64) -> i64 {
@@ -108,38 +198,62 @@ impl<H: Host> Device<H> {
         installed.map(i64::from)
     }
 
-    pub(crate) fn ioctl(self: &Arc<Self>, _user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
-        match Ioctl::parse(&self.generation, FileKind::Device, cmd) {
+    pub(crate) fn ioctl(this: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        match Ioctl::parse(&this.generation, FileKind::Device, cmd) {
             Ioctl::GetApiVersion if arg == 0 => Ok(API_VERSION),
-            Ioctl::GetVcpuMmapSize if arg == 0 => Ok(1 << self.host().page_shift().min(16)),
+            Ioctl::GetVcpuMmapSize if arg == 0 => Ok(1 << this.host().page_shift().min(16)),
             Ioctl::GetApiVersion | Ioctl::GetVcpuMmapSize => Err(Errno::EINVAL),
-            Ioctl::CheckExtension => Ok(self.check_extension(arg)),
-            Ioctl::CreateVm => self.create_vm(arg),
+            Ioctl::CheckExtension => Ok(this.check_extension(arg)),
+            Ioctl::CreateVm => Self::create_vm(this, user, arg),
             _ => Err(Errno::ENOTTY),
         }
     }
 
-    fn create_vm(self: &Arc<Self>, arg: u64) -> Result<i64, Errno> {
-        let vm = self.generation.parse_vm_type(arg).map_err(|error| {
-            self.host().explain(format_args!("KVM_CREATE_VM: argument {arg:#x} has no meaning: {error:?}"));
+    fn create_vm(this: &Arc<Self>, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+        let host = this.host();
+        let vm = this.generation.parse_vm_type(arg).map_err(|error| {
+            host.explain(format_args!("KVM_CREATE_VM: argument {arg:#x} has no meaning: {error:?}"));
             Errno::EINVAL
         })?;
         if !vm.realm {
-            self.host()
-                .explain(format_args!("KVM_CREATE_VM: this device makes realms only, a normal VM is KVM's"));
+            host.explain(format_args!("KVM_CREATE_VM: this device makes realms only, a normal VM is KVM's"));
             return Err(Errno::EINVAL);
         }
-        if self.rmm.info().is_none() {
-            self.host().explain(format_args!("KVM_CREATE_VM: {}", self.status()));
+        if this.rmm.info().is_none() {
+            host.explain(format_args!("KVM_CREATE_VM: {}", this.status()));
             return Err(Errno::EPERM);
         }
-        self.reclaim();
+        this.reclaim();
+        let owner = user.owner();
+        if !this.may_have_another(&owner) {
+            host.explain(format_args!(
+                "KVM_CREATE_VM: user {} has as many realms as one user may",
+                owner.user
+            ));
+            return Err(Errno::EMFILE);
+        }
         let ipa_bits = if vm.ipa_bits == 0 { DEFAULT_IPA_BITS } else { vm.ipa_bits };
-        let vm = Vm::new(self, ipa_bits).map_err(|error| {
-            self.host().explain(format_args!("KVM_CREATE_VM: {error}"));
+        let vm = Vm::new(this, user.process(), owner, ipa_bits).map_err(|error| {
+            host.explain(format_args!("KVM_CREATE_VM: {error}"));
             error.errno()
         })?;
-        self.install(File::Vm(vm))
+        room::push(&this.vms, |vms| vms, vm.clone())?;
+        if this.closed.load(Ordering::SeqCst) {
+            // It came too late for the shutdown to see it, or the shutdown ends it as well.
+            Vm::release(&vm);
+            return Err(Errno::EPERM);
+        }
+        this.install(File::Vm(vm))
+    }
+
+    /// Whether one more VM of this owner leaves the others theirs: VMIDs are few (256 where they have 8 bits).
+    fn may_have_another(&self, owner: &Owner) -> bool {
+        if owner.privileged {
+            return true;
+        }
+        let theirs = self.vms.lock().iter().filter(|vm| vm.owner().user == owner.user).count();
+        let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
+        theirs < self.rmm.vmids().count().checked_div(users).unwrap_or(1).max(1)
     }
 
     /// The device has no state of its own to give back; VMs outlive its file.

@@ -19,6 +19,13 @@ impl ExitCounters {
         }
     }
 
+    /// Adds what others counted.
+    pub(crate) fn add(&self, exits: &Exits) {
+        for (count, more) in self.0.iter().zip(exits.0) {
+            count.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Exits {
@@ -40,6 +47,15 @@ impl Exits {
         REASONS.into_iter().zip(self.0).filter(|&(_, count)| count > 0)
     }
 
+    /// With those of another vCPU or VM.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count = count.saturating_add(more);
+        }
+        self
+    }
+
     /// All exits.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -56,5 +72,5 @@ pub struct Statistics {
     pub ledger: LedgerSnapshot,
     /// VMs whose last file is closed and that the RMM has not let go of; [`Device::reclaim`](crate::Device::reclaim)
     /// tries again.
-    pub undead_vms: usize,
+    pub unfinished_vms: usize,
 }

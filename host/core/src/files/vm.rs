@@ -1,11 +1,8 @@
 //! A virtual machine.
-//!
-//! Lock order: a vCPU's state, then [`Vm::config`], then [`Vm::layout`], then [`Vm::memory`], then the locks of the
-//! realm. `memory` is held for bounded work only (one 2 MiB block); long removals run without it and are announced in
-//! [`Memory::removals`], so that no fault maps again what is being taken away.
 
 mod commands;
 mod irqchip_file;
+mod life;
 mod memory;
 mod populate;
 mod teardown;
@@ -17,22 +14,21 @@ pub use memory::MemfdFile;
 
 use crate::error::RealmError;
 use crate::files::caps;
-use crate::files::statistics::{ExitCounters, Exits};
-use crate::host::user;
+use crate::files::statistics::Exits;
+use crate::host::{LockClass, Owner, user};
 use crate::memory::attributes::PrivateRanges;
 use crate::memory::guest_memfd::GuestMemfd;
 use crate::memory::memslot::{Memslot, Memslots};
 use crate::realm::Realm;
 use crate::rmm::RmmInfo;
-use crate::run::irqchip::Wake;
+use crate::room;
 use crate::run::regs::{SharedRegisters, writable_masks};
 use crate::{Device, Errno, File, Host, Lock, UserMemory, Vcpu};
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use irqchip_file::GicState;
+use life::{Inside, Life, LifeCycle};
 use realm_abi::kvm::{FileKind, Ioctl, IrqLevel, IrqLine, RegMaskRange, TARGET_GENERIC_V8, VcpuInit};
-use zerocopy::IntoBytes;
+use realm_alloc::{Arc, Vec};
 
 /// The file behind the private side of a slot.
 pub(crate) type Backing<H> = Arc<GuestMemfd<H>>;
@@ -40,72 +36,77 @@ pub(crate) type Backing<H> = Arc<GuestMemfd<H>>;
 pub(crate) type Slot<H> = Memslot<Backing<H>>;
 
 /// What `kvm->lock` protects.
-pub(crate) struct Config {
+pub(crate) struct Config<H: Host> {
     pub(crate) registers: SharedRegisters,
     /// Features all vCPUs have in common, from the first KVM_ARM_VCPU_INIT on.
     pub(crate) features: Option<VcpuInit>,
-    pub(crate) gic: GicState,
+    pub(crate) gic: GicState<H>,
 }
 
 /// The guest's address space.
 pub(crate) struct Memory<H: Host> {
     pub(crate) slots: Memslots<Backing<H>>,
     pub(crate) private: PrivateRanges,
-    /// Removals that are under way. While there is one, nothing new is mapped.
-    pub(crate) removals: usize,
-    /// Removals that ended: who looked something up before one must look again before mapping it.
-    pub(crate) generation: u64,
 }
 
 /// A realm VM.
 pub struct Vm<H: Host> {
     device: Arc<Device<H>>,
+    /// The process that made it, the only one that may use it.
+    process: u64,
+    owner: Owner,
     pub(crate) info: RmmInfo,
     pub(crate) realm: Realm<H>,
-    pub(crate) config: H::Lock<Config>,
+    pub(crate) config: H::Lock<Config<H>>,
     /// Held over a whole change of slots or attributes.
     layout: H::Lock<()>,
     pub(crate) memory: H::Lock<Memory<H>>,
     /// By id.
     vcpus: H::Lock<Vec<Arc<Vcpu<H>>>>,
-    exits: ExitCounters,
-    /// The owner is gone or the VM cannot go on: nothing but closing files is left.
-    dead: AtomicBool,
-    /// The realm switched itself off.
-    off: AtomicBool,
+    life: LifeCycle<H>,
+    /// Whether its own file is open.
     open: AtomicBool,
     /// Files that are open: this one, those of vCPUs and the interrupt controller.
     files: AtomicUsize,
 }
 
 impl<H: Host> Vm<H> {
-    pub(crate) fn new(device: &Arc<Device<H>>, ipa_bits: u8) -> Result<Arc<Self>, RealmError> {
-        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits))?;
+    pub(crate) fn new(
+        device: &Arc<Device<H>>,
+        process: u64,
+        owner: Owner,
+        ipa_bits: u8,
+    ) -> Result<Arc<Self>, RealmError> {
+        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits), device.limits().pinned)?;
         let rule = "the RMM must be usable";
         let info = *device.rmm().info().ok_or(RealmError::BadParameter { value: 0, rule })?;
-        Ok(Arc::new(Self {
+        Self::around(device, process, owner, realm, info).map_err(|_| RealmError::NoMemory)
+    }
+
+    fn around(
+        device: &Arc<Device<H>>,
+        process: u64,
+        owner: Owner,
+        realm: Realm<H>,
+        info: RmmInfo,
+    ) -> Result<Arc<Self>, Errno> {
+        let registers = SharedRegisters::new(info.features);
+        let config = Config { registers, features: None, gic: GicState::None };
+        let memory = Memory { slots: Memslots::default(), private: PrivateRanges::default() };
+        Ok(Arc::try_new(Self {
             device: device.clone(),
+            process,
+            owner,
             info,
             realm,
-            config: H::Lock::new(Config {
-                registers: SharedRegisters::new(info.features),
-                features: None,
-                gic: GicState::None,
-            }),
-            layout: H::Lock::new(()),
-            memory: H::Lock::new(Memory {
-                slots: Memslots::default(),
-                private: PrivateRanges::default(),
-                removals: 0,
-                generation: 0,
-            }),
-            vcpus: H::Lock::new(Vec::new()),
-            exits: ExitCounters::default(),
-            dead: AtomicBool::new(false),
-            off: AtomicBool::new(false),
+            config: H::Lock::new(LockClass::Config, config)?,
+            layout: H::Lock::new(LockClass::Layout, ())?,
+            memory: H::Lock::new(LockClass::Slots, memory)?,
+            vcpus: H::Lock::new(LockClass::Vcpus, Vec::new())?,
+            life: LifeCycle::new()?,
             open: AtomicBool::new(true),
             files: AtomicUsize::new(1),
-        }))
+        })?)
     }
 
     /// The device this VM was made from.
@@ -120,46 +121,70 @@ impl<H: Host> Vm<H> {
         self.device.host()
     }
 
+    /// Who owns it.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// REC exits so far.
     #[must_use]
     pub fn exits(&self) -> Exits {
-        self.exits.snapshot()
+        self.vcpus().fold(Exits::default(), |sum, vcpu| sum.plus(vcpu.exits()))
     }
 
-    pub(crate) fn exit_counters(&self) -> &ExitCounters {
-        &self.exits
+    /// Bytes of the VMM's memory that are held in place because the realm can reach them.
+    #[must_use]
+    pub fn pinned(&self) -> u64 {
+        self.realm.pinned()
     }
 
     pub(crate) fn page_size(&self) -> u64 {
         1 << self.host().page_shift().min(16)
     }
 
-    /// The vCPUs there are, in the order they were made.
-    #[must_use]
-    pub fn vcpus(&self) -> Vec<Arc<Vcpu<H>>> {
-        self.vcpus.lock().clone()
+    /// The vCPUs there are, by id. Process context.
+    pub fn vcpus(&self) -> impl Iterator<Item = Arc<Vcpu<H>>> {
+        (0..).map_while(|index| self.vcpus.lock().get(index).cloned())
     }
 
     pub(crate) fn vcpu_by_id(&self, id: u32) -> Option<Arc<Vcpu<H>>> {
-        self.vcpus.lock().iter().find(|vcpu| vcpu.id() == id).cloned()
+        let vcpus = self.vcpus.lock();
+        let place = vcpus.binary_search_by_key(&id, |vcpu| vcpu.id()).ok()?;
+        vcpus.get(place).cloned()
     }
 
     /// Whether nothing but closing files is left.
     pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::SeqCst)
+        self.life.get() == Life::Over
     }
 
     /// Whether the realm switched itself off.
     pub(crate) fn is_off(&self) -> bool {
-        self.off.load(Ordering::SeqCst)
+        self.life.get() == Life::Off
+    }
+
+    /// Whether any file of it is open.
+    pub(crate) fn has_files(&self) -> bool {
+        self.files.load(Ordering::SeqCst) > 0
+    }
+
+    /// Enters an ioctl of one of the VM's files.
+    ///
+    /// # Errors
+    /// `EIO` for another process than the one that made the VM, and when the VM is over.
+    pub(crate) fn enter(&self, user: &impl UserMemory) -> Result<Inside<'_, H>, Errno> {
+        if user.process() != self.process {
+            self.host().explain(format_args!("a VM can only be used by the process that made it"));
+            return Err(Errno::EIO);
+        }
+        self.life.enter()
     }
 
     /// The realm switched itself off: no REC of it can be entered again, so every vCPU returns to its VMM.
     pub(crate) fn switch_off(&self) {
-        self.off.store(true, Ordering::SeqCst);
-        for vcpu in self.vcpus() {
-            vcpu.kick();
-        }
+        self.life.switch_off();
+        self.vcpus().for_each(|vcpu| vcpu.kick());
     }
 
     /// Says why an operation on the realm failed and translates it to what the ioctl returns.
@@ -173,29 +198,27 @@ impl<H: Host> Vm<H> {
     }
 
     /// One of the VM's files was closed; the last one takes the VM with it.
-    pub(crate) fn file_closed(self: &Arc<Self>) {
-        if self.files.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.device.bury(self.clone());
+    pub(crate) fn file_closed(this: &Arc<Self>) {
+        if this.files.fetch_sub(1, Ordering::SeqCst) == 1 {
+            this.device.finish(this);
         }
     }
 
-    pub(crate) fn ioctl(self: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
-        let ioctl = Ioctl::parse(self.device.generation(), FileKind::Vm, cmd);
-        if self.is_dead() {
-            return Err(Errno::EIO);
-        }
+    pub(crate) fn ioctl(this: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        let ioctl = Ioctl::parse(this.device.generation(), FileKind::Vm, cmd);
+        let _inside = this.enter(user)?;
         match ioctl {
-            Ioctl::CheckExtension => Ok(self.device.check_extension(arg)),
-            Ioctl::EnableCap => self.enable_cap(user, &user::read(user, arg)?),
-            Ioctl::CreateVcpu => self.create_vcpu(arg),
-            Ioctl::SetUserMemoryRegion => self.set_region_v1(user, arg),
-            Ioctl::SetUserMemoryRegion2 => self.set_region(&user::read(user, arg)?),
-            Ioctl::SetMemoryAttributes => self.set_attributes(&user::read(user, arg)?),
-            Ioctl::CreateGuestMemfd => self.create_guest_memfd(&user::read(user, arg)?),
-            Ioctl::CreateDevice => self.create_device(user, arg),
+            Ioctl::CheckExtension => Ok(this.device.check_extension(arg)),
+            Ioctl::EnableCap => this.enable_cap(user, &user::read(user, arg)?),
+            Ioctl::CreateVcpu => Self::create_vcpu(this, arg),
+            Ioctl::SetUserMemoryRegion => this.set_region_v1(user, arg),
+            Ioctl::SetUserMemoryRegion2 => this.set_region(user, &user::read(user, arg)?),
+            Ioctl::SetMemoryAttributes => this.set_attributes(user, &user::read(user, arg)?),
+            Ioctl::CreateGuestMemfd => this.create_guest_memfd(&user::read(user, arg)?),
+            Ioctl::CreateDevice => Self::create_device(this, user, arg),
             // The default interrupt controller of arm64 is a GICv2, which the RMM has no way to run.
             Ioctl::CreateIrqchip => Err(Errno::ENODEV),
-            Ioctl::IrqLine => self.irq_line(&user::read(user, arg)?),
+            Ioctl::IrqLine => this.irq_line(&user::read(user, arg)?),
             Ioctl::ArmPreferredTarget => {
                 let init = VcpuInit { target: TARGET_GENERIC_V8, ..VcpuInit::default() };
                 user::write(user, arg, &init).map(|()| 0)
@@ -213,59 +236,73 @@ impl<H: Host> Vm<H> {
         if range.range != 0 || range.reserved != [0; 13] {
             return Err(Errno::EINVAL);
         }
-        user.write(range.addr, writable_masks().as_bytes()).map(|()| 0)
+        let mut addr = range.addr;
+        for mask in writable_masks() {
+            user::write(user, addr, &mask)?;
+            addr = addr.checked_add(size_of::<u64>() as u64).ok_or(Errno::EFAULT)?;
+        }
+        Ok(0)
     }
 
-    fn create_vcpu(self: &Arc<Self>, id: u64) -> Result<i64, Errno> {
+    fn create_vcpu(this: &Arc<Self>, id: u64) -> Result<i64, Errno> {
         let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
-        if u64::from(id) >= caps::max_vcpus(&self.info) {
+        if u64::from(id) >= caps::max_vcpus(&this.info) {
             return Err(Errno::EINVAL);
         }
-        let config = self.config.lock();
+        this.may_add_vcpu(&*this.config.lock_killable()?, id)?;
+        let vcpu = Vcpu::new(this, id)?;
+        if let Err(errno) = this.add_vcpu(&vcpu) {
+            vcpu.retire();
+            return Err(errno);
+        }
+        this.file_opened();
+        this.device.install(File::Vcpu(vcpu.clone())).inspect_err(|_| {
+            // Nobody has seen it, so the id is free again.
+            let removed = {
+                let mut vcpus = this.vcpus.lock();
+                let place = vcpus.iter().position(|other| Arc::ptr_eq(other, &vcpu));
+                place.and_then(|place| vcpus.remove(place))
+            };
+            drop(removed);
+            vcpu.retire();
+        })
+    }
+
+    fn may_add_vcpu(&self, config: &Config<H>, id: u32) -> Result<(), Errno> {
         // The GIC has a redistributor for each vCPU there was when it started.
         if config.gic.is_initialised() {
             return Err(Errno::EBUSY);
         }
-        let vcpu = {
+        if self.vcpu_by_id(id).is_some() { Err(Errno::EEXIST) } else { Ok(()) }
+    }
+
+    fn add_vcpu(&self, vcpu: &Arc<Vcpu<H>>) -> Result<(), Errno> {
+        let mut added = vcpu.clone();
+        loop {
+            room::make(&self.vcpus, |vcpus| vcpus, 1)?;
+            let config = self.config.lock_killable()?;
+            self.may_add_vcpu(&config, vcpu.id())?;
             let mut vcpus = self.vcpus.lock();
-            let place = match vcpus.binary_search_by_key(&id, |vcpu| vcpu.id()) {
-                Ok(_) => return Err(Errno::EEXIST),
-                Err(place) => place,
-            };
-            vcpus.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let vcpu = Vcpu::new(self, id)?;
-            vcpus.insert(place, vcpu.clone());
-            vcpu
-        };
-        drop(config);
-        self.file_opened();
-        self.device.install(File::Vcpu(vcpu.clone())).inspect_err(|_| {
-            // Nobody has seen it, so the id is free again.
-            self.vcpus.lock().retain(|other| !Arc::ptr_eq(other, &vcpu));
-            vcpu.free_run_page();
-        })
+            let place = vcpus.partition_point(|other| other.id() < vcpu.id());
+            match vcpus.insert_within(place, added) {
+                Ok(()) => return Ok(()),
+                Err(back) => added = back,
+            }
+        }
     }
 
     fn irq_line(&self, line: &IrqLevel) -> Result<i64, Errno> {
-        let irqchip = self.config.lock().gic.running().ok_or(Errno::ENXIO)?;
+        let gic = self.config.lock_killable()?.gic.running().ok_or(Errno::ENXIO)?;
         let irq = IrqLine(line.irq);
         let (intid, level) = (u32::from(irq.intid()), line.level != 0);
         match intid {
             16..=31 if irq.is_ppi() => {
                 let vcpu = self.vcpu_by_id(irq.vcpu()).ok_or(Errno::EINVAL)?;
-                irqchip.set_private(vcpu.id(), intid, level)?;
+                gic.set_private(vcpu.id(), intid, level)?;
             }
-            32.. if irq.is_spi() => irqchip.set_shared(intid, level)?,
+            32.. if irq.is_spi() => gic.set_shared(intid, level)?,
             _ => return Err(Errno::EINVAL),
         }
         Ok(0)
-    }
-}
-
-impl<H: Host> Wake for Vm<H> {
-    fn wake(&self, vcpu: u32) {
-        if let Some(vcpu) = self.vcpu_by_id(vcpu) {
-            vcpu.kick();
-        }
     }
 }

@@ -1,15 +1,18 @@
 //! Memory attributes (KVM_SET_MEMORY_ATTRIBUTES): which guest pages are private.
 
 use crate::Errno;
-use alloc::vec::Vec;
 use core::ops::Range;
+use realm_alloc::Vec;
 
 /// Most ranges there can be, whatever a VMM asks for: they are memory of the kernel, and a change moves them under a lock.
 const MAX_RANGES: usize = 1 << 18;
 
+/// How many ranges a change may add for a moment.
+pub const MORE_RANGES: usize = 2;
+
 /// The private parts of a guest's address space, in bytes: sorted ranges that neither overlap nor touch.
 #[derive(Debug, Default)]
-pub struct PrivateRanges(Vec<Range<u64>>);
+pub struct PrivateRanges(pub(crate) Vec<Range<u64>>);
 
 impl PrivateRanges {
     /// The private range around `addr`, `None` if the page is shared.
@@ -26,10 +29,10 @@ impl PrivateRanges {
         next.is_some_and(|r| r.start < range.end)
     }
 
-    /// Makes `range` private or shared. Changes nothing on failure.
+    /// Makes `range` private or shared. Changes nothing on failure. It needs room for [`MORE_RANGES`] more.
     ///
     /// # Errors
-    /// `ENOMEM`, also if private and shared pages would alternate too often.
+    /// `ENOMEM` without that room, or if private and shared pages would alternate too often.
     pub fn set(&mut self, range: Range<u64>, private: bool) -> Result<(), Errno> {
         if range.is_empty() {
             return Ok(());
@@ -55,8 +58,16 @@ impl PrivateRanges {
         if others.saturating_add(pieces.clone().count()) > MAX_RANGES {
             return Err(Errno::ENOMEM);
         }
-        self.0.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
-        self.0.splice(first..last, pieces);
+        if self.0.spare() < MORE_RANGES {
+            return Err(Errno::ENOMEM);
+        }
+        for _ in first..last {
+            self.0.remove(first);
+        }
+        for (offset, piece) in pieces.enumerate() {
+            // There is room for two.
+            let _full = self.0.insert_within(first.saturating_add(offset), piece);
+        }
         Ok(())
     }
 }
@@ -66,21 +77,34 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Sets with room for it.
+    fn set(ranges: &mut PrivateRanges, range: Range<u64>, private: bool) -> Result<(), Errno> {
+        ranges.0.try_reserve(MORE_RANGES).unwrap();
+        ranges.set(range, private)
+    }
+
+    #[test]
+    fn a_change_without_room_changes_nothing() {
+        let mut ranges = PrivateRanges::default();
+        assert_eq!(ranges.set(0..4096, true), Err(Errno::ENOMEM));
+        assert!(ranges.around(0).is_none());
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn no_vmm_makes_the_list_longer_than_its_limit() {
         let mut ranges = PrivateRanges::default();
         let last = MAX_RANGES as u64 * 2;
         for start in (0..last).step_by(2) {
-            assert_eq!(ranges.set(start..start + 1, true), Ok(()));
+            assert_eq!(set(&mut ranges, start..start + 1, true), Ok(()));
         }
-        assert_eq!(ranges.set(last..last + 1, true), Err(Errno::ENOMEM), "one more");
+        assert_eq!(set(&mut ranges, last..last + 1, true), Err(Errno::ENOMEM), "one more");
         assert!(ranges.around(last).is_none());
-        assert_eq!(ranges.set(0..2, true), Ok(()), "one longer, joined with the next");
-        assert_eq!(ranges.set(last..last + 2, true), Ok(()), "now there is room for one");
-        assert_eq!(ranges.set(last..last + 1, false), Ok(()), "one shorter");
-        assert_eq!(ranges.set(1..2, false), Err(Errno::ENOMEM), "one cut in two");
-        assert_eq!(ranges.set(0..last + 2, false), Ok(()), "none");
+        assert_eq!(set(&mut ranges, 0..2, true), Ok(()), "one longer, joined with the next");
+        assert_eq!(set(&mut ranges, last..last + 2, true), Ok(()), "now there is room for one");
+        assert_eq!(set(&mut ranges, last..last + 1, false), Ok(()), "one shorter");
+        assert_eq!(set(&mut ranges, 1..2, false), Err(Errno::ENOMEM), "one cut in two");
+        assert_eq!(set(&mut ranges, 0..last + 2, false), Ok(()), "none");
         assert!(ranges.around(0).is_none());
     }
 
@@ -95,7 +119,7 @@ mod tests {
             let mut ranges = PrivateRanges::default();
             let mut bits = [false; 64];
             for (start, len, private) in steps {
-                ranges.set(start..start + len, private).unwrap();
+                set(&mut ranges, start..start + len, private).unwrap();
                 bits[start as usize..(start + len) as usize].fill(private);
                 for (addr, bit) in bits.iter().enumerate() {
                     let Some(range) = ranges.around(addr as u64) else {

@@ -5,24 +5,26 @@ mod chunk;
 pub(crate) use chunk::{Cell, Chunk};
 
 use crate::error::RealmError;
-use crate::host::PageBlock;
+use crate::host::{LockClass, Purpose};
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::rmm::Rmm;
 use crate::rmm::rmi::implausible;
+use crate::shares::Shares;
 use crate::{Host, Lock};
-use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
-use alloc::vec::Vec;
+use chunk::{FULL, Missing, Offer};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::RmiCommand;
+use realm_alloc::{Arc, Box, Spare, Sparse, try_box, try_zeroed_box};
+
+/// A part of the chunks, by offset / 2 MiB.
+type Chunks = Sparse<Box<Chunk>>;
 
 /// A guest_memfd. Memory is allocated when it is first used: 2 MiB at once where the Host has them, single host pages
 /// otherwise. It is freed by [`Self::punch_hole`] and with the file.
 pub struct GuestMemfd<H: Host> {
     rmm: Arc<Rmm<H>>,
     size: u64,
-    /// By offset / 2 MiB.
-    chunks: H::Lock<BTreeMap<u64, Chunk>>,
+    chunks: Shares<H, Chunks>,
 }
 
 /// Protected addresses with the private memory behind them. A page of a file belongs at one address at a time: before it
@@ -68,15 +70,38 @@ impl<H: Host> PrivateRange<'_, H> {
         Self { size: self.size.min(room), ..*self }
     }
 
-    /// Gives `work` the chunk of the file behind `[ipa, ipa + size)`, and the index of the first granule in it; the file
-    /// is locked meanwhile.
-    pub(crate) fn with_chunk<R>(
+    /// Makes sure that the granule at `ipa` has memory. With no lock held.
+    pub(crate) fn ensure(&self, ipa: u64) -> Result<(), RealmError> {
+        self.memfd.ensure(self.offset_of(ipa, GRANULE_SIZE)?)
+    }
+
+    /// The RMM refused the granule at `ipa`: its memory goes back to the Host. With no lock held.
+    pub(crate) fn refused(&self, ipa: u64) {
+        if let Ok(offset) = self.offset_of(ipa, GRANULE_SIZE) {
+            self.memfd.refused(offset);
+        }
+    }
+
+    /// Gives `work` the chunk of the file behind `[ipa, ipa + size)`, and the index of the first granule in it; its share of
+    /// the file is locked meanwhile.
+    ///
+    /// # Errors
+    /// [`RealmError::BadRange`] if the range is not in one chunk of the file; what `work` fails with.
+    pub(crate) fn with_chunk<R, E: From<RealmError>>(
         &self,
-        rmm: &Rmm<H>,
         ipa: u64,
         size: u64,
-        work: impl FnOnce(&mut Chunk, usize) -> Result<R, RealmError>,
-    ) -> Result<R, RealmError> {
+        work: impl FnOnce(&mut Chunk, usize) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let offset = self.offset_of(ipa, size)?;
+        let key = offset / BLOCK_SIZE;
+        let mut chunks = self.memfd.chunks.of(key).lock();
+        let chunk = chunks.get_mut(key).ok_or(RealmError::NoMemory)?;
+        work(chunk, index_in_chunk(offset))
+    }
+
+    /// The offset in the file of `[ipa, ipa + size)`, which lies in one chunk of it.
+    fn offset_of(&self, ipa: u64, size: u64) -> Result<u64, RealmError> {
         let bad =
             RealmError::BadRange { base: ipa, size, rule: "it must lie in the private memory of the slot" };
         let part = ipa.checked_add(size).and_then(|end| self.within(ipa, end)).ok_or(bad)?;
@@ -84,26 +109,24 @@ impl<H: Host> PrivateRange<'_, H> {
         if part.size != size || part.in_one_chunk().size != size || !in_file {
             return Err(bad);
         }
-        let key = part.offset / BLOCK_SIZE;
-        let room = self.memfd.size.saturating_sub(key.saturating_mul(BLOCK_SIZE)).min(BLOCK_SIZE);
-        let mut chunks = self.memfd.chunks.lock();
-        work(chunks.entry(key).or_insert_with(|| Chunk::new(rmm.host(), room)), index_in_chunk(part.offset))
+        Ok(part.offset)
     }
 
     /// The first address from `ipa` on whose chunk of the file has ever been used, `None` if the range has none.
     pub(crate) fn next_used(&self, ipa: u64) -> Option<u64> {
         let rest = self.within(ipa, self.end())?;
-        let chunks = self.memfd.chunks.lock();
-        let (key, _) = chunks.range(rest.offset / BLOCK_SIZE..).next()?;
+        let first = rest.offset / BLOCK_SIZE;
+        let shares = self.memfd.chunks.iter();
+        let key = shares.filter_map(|share| Some(share.lock().next(first)?.0)).min()?;
         let unused = key.saturating_mul(BLOCK_SIZE).saturating_sub(rest.offset);
         Some(rest.ipa.saturating_add(unused)).filter(|&used| used < rest.end())
     }
 
     /// Gives `work` the chunk at the head of the range if it has ever been used.
-    pub(crate) fn with_existing_chunk(&self, work: impl FnOnce(&mut Chunk, usize)) {
-        if let Some(chunk) = self.memfd.chunks.lock().get_mut(&(self.offset / BLOCK_SIZE)) {
-            work(chunk, index_in_chunk(self.offset));
-        }
+    pub(crate) fn with_existing_chunk<R>(&self, work: impl FnOnce(&mut Chunk, usize) -> R) -> Option<R> {
+        let key = self.offset / BLOCK_SIZE;
+        let mut chunks = self.memfd.chunks.of(key).lock();
+        chunks.get_mut(key).map(|chunk| work(chunk, index_in_chunk(self.offset)))
     }
 }
 
@@ -115,20 +138,72 @@ impl<H: Host> GuestMemfd<H> {
     /// A file of `size` bytes without memory yet.
     ///
     /// # Errors
-    /// [`RealmError::BadRange`] unless `size` is a multiple of the host page and not zero.
+    /// [`RealmError::BadRange`] unless `size` is a multiple of the host page and not zero, [`RealmError::NoMemory`].
     pub fn new(rmm: Arc<Rmm<H>>, size: u64) -> Result<Self, RealmError> {
         let page = 1_u64.checked_shl(rmm.host().page_shift()).unwrap_or(GRANULE_SIZE);
         if size == 0 || !size.is_multiple_of(page) || i64::try_from(size).is_err() {
             let rule = "the size of a guest_memfd must be a multiple of the host page and not zero";
             return Err(RealmError::BadRange { base: 0, size, rule });
         }
-        Ok(Self { rmm, size, chunks: H::Lock::new(BTreeMap::new()) })
+        let chunks = Shares::new(LockClass::Memfd, Sparse::new).map_err(|_| RealmError::NoMemory)?;
+        Ok(Self { rmm, size, chunks })
     }
 
     /// Bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Makes sure that the granule at `offset` has memory: looks what is missing, allocates it with no lock held, and looks
+    /// again.
+    fn ensure(&self, offset: u64) -> Result<(), RealmError> {
+        let (key, index) = (offset / BLOCK_SIZE, index_in_chunk(offset));
+        let room = self.size.saturating_sub(key.saturating_mul(BLOCK_SIZE)).min(BLOCK_SIZE);
+        let host = self.rmm.host();
+        let mut spare = Spare::new();
+        let (mut chunk, mut offer) = (None, Offer::default());
+        let result = loop {
+            let missing = {
+                let mut chunks = self.chunks.of(key).lock();
+                if let Some(chunk) = chunk.take()
+                    && chunks.get(key).is_none()
+                {
+                    // The spare was filled before the chunk was made.
+                    let _full = chunks.insert(key, chunk, &mut spare);
+                }
+                chunks.get_mut(key).map(|chunk| {
+                    chunk.accept(index, &mut offer);
+                    chunk.missing(index)
+                })
+            };
+            let gathered = match missing {
+                Some(Missing::Nothing) => break Ok(()),
+                Some(missing) => gather(host, missing, &mut offer),
+                None => spare.fill(1).map_err(RealmError::from).and_then(|()| {
+                    chunk = Some(try_box(Chunk::new(room, host.page_shift()))?);
+                    Ok(())
+                }),
+            };
+            if let Err(error) = gathered {
+                break Err(error);
+            }
+        };
+        for left in [offer.block, offer.page].into_iter().flatten() {
+            host.free(left);
+        }
+        result
+    }
+
+    fn refused(&self, offset: u64) {
+        let key = offset / BLOCK_SIZE;
+        let page = {
+            let mut chunks = self.chunks.of(key).lock();
+            chunks.get_mut(key).and_then(|chunk| chunk.take_refused(index_in_chunk(offset)))
+        };
+        if let Some(page) = page {
+            self.rmm.host().free_refused(page);
+        }
     }
 
     /// Frees the memory of `[offset, offset + size)` that no realm holds, as far as whole blocks of it are free.
@@ -140,42 +215,59 @@ impl<H: Host> GuestMemfd<H> {
             let key = at / BLOCK_SIZE;
             let base = key.saturating_mul(BLOCK_SIZE);
             let to = end.min(base.saturating_add(BLOCK_SIZE));
-            let mut freed = Vec::new();
             {
-                let mut chunks = self.chunks.lock();
-                if let Some(chunk) = chunks.get_mut(&key) {
+                let mut chunks = self.chunks.of(key).lock();
+                if let Some(chunk) = chunks.get_mut(key) {
                     let last = to.saturating_sub(base).div_ceil(GRANULE_SIZE);
-                    freed = chunk.release(index_in_chunk(at), usize::try_from(last).unwrap_or(usize::MAX));
+                    let last = usize::try_from(last).unwrap_or(usize::MAX);
+                    chunk.release(self.rmm.host(), index_in_chunk(at), last);
                     if chunk.is_empty() {
-                        chunks.remove(&key);
+                        chunks.remove(key);
                     }
                 }
             }
-            self.free(freed);
             self.rmm.host().yield_now();
             at = to;
         }
     }
+}
 
-    fn free(&self, blocks: Vec<PageBlock>) {
-        for block in blocks {
-            self.rmm.host().free(block);
+/// Allocates what a chunk lacks.
+fn gather<H: Host>(host: &H, missing: Missing, offer: &mut Offer) -> Result<(), RealmError> {
+    if missing == Missing::BlockOrPage {
+        let page = 1_u64.checked_shl(host.page_shift()).unwrap_or(GRANULE_SIZE);
+        let pages =
+            BLOCK_SIZE.checked_div(page).and_then(|pages| usize::try_from(pages).ok()).unwrap_or(FULL);
+        offer.block = host.alloc(pages, Purpose::Guest);
+        if offer.block.is_some() {
+            return Ok(());
         }
     }
+    if missing != Missing::Page && offer.table.is_none() {
+        offer.table = Some(try_zeroed_box()?);
+    }
+    if offer.page.is_none() {
+        offer.page = Some(host.alloc(1, Purpose::Guest).ok_or(RealmError::NoMemory)?);
+    }
+    Ok(())
 }
 
 impl<H: Host> Drop for GuestMemfd<H> {
     /// Frees what no realm holds; the rest is lost, and said so. Long, so the last owner lets go with no lock held.
     fn drop(&mut self) {
-        let chunks = core::mem::take(&mut *self.chunks.lock());
-        for (_, mut chunk) in chunks {
-            for granule in chunk.give_up() {
-                let command = RmiCommand::DataDestroy { rd: 0, ipa: 0 };
-                let error = implausible(command, "a realm still held the memory when its file was closed");
-                granule.lose(self.rmm.rmi(), error);
+        for share in self.chunks.iter() {
+            while let Some((_, mut chunk)) = { share.lock().pop_first() } {
+                for index in 0..chunk.count() {
+                    if let Some(granule) = chunk.take_realm(index) {
+                        let command = RmiCommand::DataDestroy { rd: 0, ipa: 0 };
+                        let error =
+                            implausible(command, "a realm still held the memory when its file was closed");
+                        granule.lose(self.rmm.rmi(), error);
+                    }
+                }
+                chunk.release(self.rmm.host(), 0, usize::MAX);
+                self.rmm.host().yield_now();
             }
-            self.free(chunk.release(0, usize::MAX));
-            self.rmm.host().yield_now();
         }
     }
 }

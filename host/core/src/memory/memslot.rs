@@ -2,10 +2,10 @@
 
 use crate::Errno;
 use crate::realm::ipa::IpaSpace;
-use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::kvm::{MemRegionFlags, UserMemoryRegion2};
+use realm_alloc::{Arc, Vec};
 
 /// Slots of a VM.
 pub const MAX_SLOTS: u32 = 32_767;
@@ -17,7 +17,7 @@ const MAX_PAGES: u64 = (1 << 31) - 1;
 const USER_END: u64 = 1 << 52;
 
 /// A memory slot; `F` is the file behind its private side.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Memslot<F> {
     /// The number the VMM gave it.
     pub id: u32,
@@ -29,6 +29,8 @@ pub struct Memslot<F> {
     pub user_addr: u64,
     /// The private side: a file and an offset into it.
     pub private: Option<(F, u64)>,
+    /// It is being taken away: nothing of it is mapped any more.
+    pub leaving: AtomicBool,
 }
 
 impl<F> Memslot<F> {
@@ -44,15 +46,10 @@ impl<F> Memslot<F> {
         self.user_addr.wrapping_add(ipa.wrapping_sub(self.base))
     }
 
-    /// The IPAs whose shared side lies in a range of user addresses.
+    /// Whether it is being taken away.
     #[must_use]
-    pub fn ipas_of_user_range(&self, user: &Range<u64>) -> Range<u64> {
-        let start = user.start.max(self.user_addr).wrapping_sub(self.user_addr);
-        let end = user.end.saturating_sub(self.user_addr).min(self.size);
-        if start >= end {
-            return 0..0;
-        }
-        self.base.wrapping_add(start)..self.base.wrapping_add(end)
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 }
 
@@ -139,7 +136,7 @@ pub enum Change {
 
 /// All slots of a VM, by address.
 #[derive(Debug)]
-pub struct Memslots<F>(Vec<Arc<Memslot<F>>>);
+pub struct Memslots<F>(pub(crate) Vec<Arc<Memslot<F>>>);
 
 impl<F> Default for Memslots<F> {
     fn default() -> Self {
@@ -203,18 +200,23 @@ impl<F> Memslots<F> {
     /// Puts a slot in; nothing may be in the way.
     ///
     /// # Errors
-    /// `ENOMEM`; nothing is changed then.
-    pub fn insert(&mut self, slot: Memslot<F>) -> Result<(), Errno> {
-        self.0.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+    /// There is no room for it; nothing is changed then.
+    pub fn insert(&mut self, slot: Arc<Memslot<F>>) -> Result<(), Arc<Memslot<F>>> {
         let index = self.0.partition_point(|other| other.base < slot.base);
-        self.0.insert(index, Arc::new(slot));
-        Ok(())
+        self.0.insert_within(index, slot)
+    }
+
+    /// The first slot that has something in a range.
+    #[must_use]
+    pub fn first_in(&self, ipas: &Range<u64>) -> Option<&Arc<Memslot<F>>> {
+        let index = self.0.partition_point(|slot| slot.range().end <= ipas.start);
+        self.0.get(index).filter(|slot| slot.base < ipas.end)
     }
 
     /// Takes a slot out.
     pub fn remove(&mut self, id: u32) -> Option<Arc<Memslot<F>>> {
         let index = self.0.iter().position(|slot| slot.id == id)?;
-        Some(self.0.remove(index))
+        self.0.remove(index)
     }
 }
 
@@ -304,20 +306,5 @@ mod tests {
             [0x1fff, 0x2000, 0x3fff, 0x4000, 0x6fff, 0x7000].map(find),
             [None, Some(5), Some(5), None, Some(3), None]
         );
-    }
-
-    #[test]
-    fn a_user_range_names_the_guest_pages_behind_it() {
-        let slot = Memslot {
-            id: 0,
-            base: 0x8000_0000,
-            size: 0x4000,
-            user_addr: 0x10_0000,
-            private: None::<((), u64)>,
-        };
-        assert_eq!(slot.ipas_of_user_range(&(0..u64::MAX)), 0x8000_0000..0x8000_4000);
-        assert_eq!(slot.ipas_of_user_range(&(0x10_1000..0x10_2000)), 0x8000_1000..0x8000_2000);
-        assert!(slot.ipas_of_user_range(&(0..0x10_0000)).is_empty());
-        assert!(slot.ipas_of_user_range(&(0x10_4000..0x20_0000)).is_empty());
     }
 }

@@ -2,11 +2,13 @@
 
 use super::{Config, CpuParams, Live, Realm, State};
 use crate::error::{Operation, RealmError};
-use crate::realm::stage2::Stage2;
+use crate::rmm::granule::{DelegatedGranule, OwnedGranule};
+use crate::rmm::numbers::Number;
 use crate::rmm::rmi::RmiError;
 use crate::{Host, Lock};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE, RealmFlags, RealmParams};
-use zerocopy::IntoBytes;
+use realm_alloc::Vec;
+use zerocopy::FromBytes;
 
 impl<H: Host> Realm<H> {
     /// Chooses the hash of the measurements.
@@ -46,104 +48,129 @@ impl<H: Host> Realm<H> {
         }
     }
 
-    /// Creates the realm (docs/kvm-realm-abi.md section 3.4). After an error it can be tried again, except when the
-    /// RMM keeps what it was given: then the realm can only be destroyed.
+    /// Gathers what a realm is made of. With no lock held.
     ///
     /// # Errors
-    /// [`RealmError::WrongState`] if it exists, [`RealmError::NoVmid`], [`RealmError::NoMemory`], or a command failed.
-    pub fn create(&self, cpu: &CpuParams) -> Result<(), RealmError> {
-        let mut state = self.state.lock();
-        let State::None(config) = &*state else { return Err(state.refuse(Operation::Create)) };
-        let config = *config;
-        if !self.rmm.info().is_some_and(|info| info.features.supports_hash(config.hash)) {
-            let rule = "the hash algorithm must be one the RMM offers";
-            return Err(RealmError::BadParameter { value: u64::from(config.hash.0), rule });
+    /// [`RealmError::WrongState`] if the realm exists, [`RealmError::NoVmid`], [`RealmError::NoMemory`], or a delegation
+    /// failed; everything is back then.
+    pub fn gather(&self) -> Result<Parts, RealmError> {
+        match &*self.state.lock() {
+            State::None(_) => {}
+            other => return Err(other.refuse(Operation::Create)),
         }
-        let live = self.build(&config, cpu)?;
-        match self.rmm.rmi().rec_aux_count(live.rd.pa()) {
-            Ok(aux_count) => {
-                *state = State::New(Live { aux_count, ..live });
-                Ok(())
-            }
-            Err(error) => {
-                *state = self.undo(config, live);
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Gathers what a realm needs and gives it to the RMM; on failure everything goes back where it came from.
-    fn build(&self, config: &Config, cpu: &CpuParams) -> Result<Live, RealmError> {
         let rmm = &self.rmm;
-        let vmid = rmm.vmids().reserve().ok_or(RealmError::NoVmid)?;
-        let rd = match rmm.take_delegated() {
-            Ok(rd) => rd,
+        let mut parts = Parts::default();
+        let gathered = (|| {
+            parts.vmid = Some(rmm.vmids().reserve().ok_or(RealmError::NoVmid)?);
+            parts.rd = Some(rmm.take_delegated()?);
+            parts.root = rmm.take_delegated_run(self.ipa.root_tables())?;
+            parts.reserve = Some(rmm.take_delegated()?);
+            parts.params = Some(rmm.take_owned()?);
+            Ok(())
+        })();
+        match gathered {
+            Ok(()) => Ok(parts),
             Err(error) => {
-                rmm.vmids().release(vmid);
-                return Err(error);
-            }
-        };
-        let root = match rmm.take_delegated_run(self.ipa.root_tables()) {
-            Ok(root) => root,
-            Err(error) => {
-                rmm.give_back(rd);
-                rmm.vmids().release(vmid);
-                return Err(error);
-            }
-        };
-        let live = Live { stage2: Stage2::new(rd.pa(), self.ipa), rd, root, vmid, aux_count: 0 };
-        match self.ask_to_create(config, cpu, &live) {
-            Ok(()) => Ok(live),
-            Err(error) => {
-                self.unmake(live);
+                self.scatter(parts);
                 Err(error)
             }
         }
     }
 
-    fn ask_to_create(&self, config: &Config, cpu: &CpuParams, live: &Live) -> Result<(), RealmError> {
-        let params = self.params(config, cpu, live)?;
-        let page = self.rmm.take_owned()?;
-        self.rmm.host().write_phys(page.pa(), params.as_bytes());
-        let created = self.rmm.rmi().realm_create(live.rd.pa(), page.pa());
-        self.rmm.put_owned(page);
-        created.map_err(RmiError::into)
+    /// Creates the realm out of `parts` (docs/kvm-realm-abi.md section 3.4). Allocates nothing. After an error it can be
+    /// tried again, except when the RMM keeps what it was given: then the realm can only be destroyed.
+    ///
+    /// # Errors
+    /// [`RealmError::WrongState`] if it exists, or a command failed.
+    pub fn create_from(&self, parts: Parts, cpu: &CpuParams) -> Result<(), RealmError> {
+        let (result, left) = self.make(parts, cpu);
+        self.scatter(left);
+        result
     }
 
-    fn params(&self, config: &Config, cpu: &CpuParams, live: &Live) -> Result<RealmParams, RealmError> {
+    /// [`Self::gather`] and [`Self::create_from`].
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn create(&self, cpu: &CpuParams) -> Result<(), RealmError> {
+        self.create_from(self.gather()?, cpu)
+    }
+
+    /// Makes the realm; what is left of its parts.
+    fn make(&self, mut parts: Parts, cpu: &CpuParams) -> (Result<(), RealmError>, Parts) {
+        let mut state = self.state.lock();
+        let State::None(config) = &*state else { return (Err(state.refuse(Operation::Create)), parts) };
+        let config = *config;
+        if let Err(error) = self.ask_to_create(&config, cpu, &parts) {
+            return (Err(error), parts);
+        }
+        let (Some(rd), Some(vmid)) = (parts.rd.take(), parts.vmid.take()) else {
+            return (Err(RealmError::NoMemory), parts);
+        };
+        let mut live = Live { rd, root: core::mem::take(&mut parts.root), vmid, aux_count: 0 };
+        match self.rmm.rmi().rec_aux_count(live.rd.pa()) {
+            Ok(aux_count) => {
+                live.aux_count = aux_count;
+                if let Some(reserve) = parts.reserve.take() {
+                    self.tables.of(&self.rmm, live.rd.pa()).give_back_table(reserve);
+                }
+                *state = State::New(live);
+                (Ok(()), parts)
+            }
+            Err(error) => {
+                // Nobody can use such a realm. If the RMM will not destroy it, it still holds RD, root tables and VMID.
+                if self.rmm.rmi().realm_destroy(live.rd.pa()).is_ok() {
+                    (parts.rd, parts.root, parts.vmid) = (Some(live.rd), live.root, Some(live.vmid));
+                } else {
+                    *state = State::Dying(live);
+                }
+                (Err(error.into()), parts)
+            }
+        }
+    }
+
+    fn ask_to_create(&self, config: &Config, cpu: &CpuParams, parts: &Parts) -> Result<(), RealmError> {
+        if !self.rmm.info().is_some_and(|info| info.features.supports_hash(config.hash)) {
+            let rule = "the hash algorithm must be one the RMM offers";
+            return Err(RealmError::BadParameter { value: u64::from(config.hash.0), rule });
+        }
+        let (Some(rd), Some(page), Some(vmid)) = (&parts.rd, &parts.params, &parts.vmid) else {
+            return Err(RealmError::NoMemory);
+        };
+        self.rmm.host().with_granule(page.pa(), |bytes| {
+            bytes.fill(0);
+            if let Ok(params) = RealmParams::mut_from_bytes(bytes) {
+                self.fill_params(params, config, cpu, &parts.root, vmid);
+            }
+        });
+        self.rmm.rmi().realm_create(rd.pa(), page.pa()).map_err(RmiError::into)
+    }
+
+    fn fill_params(
+        &self,
+        params: &mut RealmParams,
+        config: &Config,
+        cpu: &CpuParams,
+        root: &[DelegatedGranule],
+        vmid: &Number,
+    ) {
         let mut flags = RealmFlags::empty();
         flags.set(RealmFlags::LPA2, self.ipa.needs_lpa2());
         flags.set(RealmFlags::SVE, cpu.sve_vl.is_some());
         flags.set(RealmFlags::PMU, cpu.pmu_num_ctrs.is_some());
-        let width = self.ipa.bits();
-        let too_wide =
-            |_| RealmError::BadParameter { value: u64::from(width), rule: "an IPA width fits a byte" };
-        let mut params = RealmParams::default();
         params.flags = flags.bits();
-        params.s2sz = u8::try_from(width).map_err(too_wide)?;
+        // 32 to 52.
+        params.s2sz = u8::try_from(self.ipa.bits()).unwrap_or(0);
         params.sve_vl = cpu.sve_vl.unwrap_or(0);
         params.num_bps = cpu.num_bps;
         params.num_wps = cpu.num_wps;
         params.pmu_num_ctrs = cpu.pmu_num_ctrs.unwrap_or(0);
         params.hash_algo = config.hash;
         params.rpv = config.rpv;
-        params.vmid = live.vmid.get();
-        params.rtt_base = live.root.first().map_or(0, |table| table.pa());
+        params.vmid = vmid.get();
+        params.rtt_base = root.first().map_or(0, |table| table.pa());
         params.rtt_level_start = self.ipa.start_level();
-        params.rtt_num_start = u32::try_from(live.root.len()).unwrap_or(0);
-        Ok(params)
-    }
-
-    /// Destroys a realm that was created but cannot be used. If the RMM will not, it still holds RD, root tables and
-    /// VMID: they stay with the realm, which is then dying.
-    fn undo(&self, config: Config, live: Live) -> State {
-        match self.rmm.rmi().realm_destroy(live.rd.pa()) {
-            Ok(()) => {
-                self.release(live);
-                State::None(config)
-            }
-            Err(_) => State::Dying(live),
-        }
+        params.rtt_num_start = u32::try_from(root.len()).unwrap_or(0);
     }
 
     /// Takes back what a realm was made of once the RMM no longer uses it. Every granule is tried; those that do not
@@ -156,10 +183,29 @@ impl<H: Host> Realm<H> {
 
     /// Takes back what a realm was to be made of. An RMM that keeps the RD may have made the realm in spite of its answer:
     /// then the VMID stays reserved.
-    fn unmake(&self, live: Live) {
-        self.rmm.give_back_all(live.root);
-        if self.rmm.give_back(live.rd) {
-            self.rmm.vmids().release(live.vmid);
+    pub fn scatter(&self, parts: Parts) {
+        let Parts { vmid, rd, root, reserve, params } = parts;
+        self.rmm.give_back_all(root);
+        let rd_is_back = rd.is_none_or(|rd| self.rmm.give_back(rd));
+        if let Some(vmid) = vmid.filter(|_| rd_is_back) {
+            self.rmm.vmids().release(vmid);
+        }
+        if let Some(reserve) = reserve {
+            self.rmm.give_back(reserve);
+        }
+        if let Some(params) = params {
+            self.rmm.put_owned(params);
         }
     }
+}
+
+/// What a realm is made of before it is made: [`Realm::gather`]. Give what is not used to [`Realm::scatter`].
+#[derive(Default)]
+#[must_use = "parts that are dropped are lost"]
+pub struct Parts {
+    vmid: Option<Number>,
+    rd: Option<DelegatedGranule>,
+    root: Vec<DelegatedGranule>,
+    reserve: Option<DelegatedGranule>,
+    params: Option<OwnedGranule>,
 }

@@ -15,7 +15,7 @@ use realm_abi::rmi::RmiCommand;
 impl<H: Host> Realm<H> {
     /// Ends a realm's life: from now on only destruction is possible. A realm that was never created is dead at once.
     pub fn begin_destroy(&self) {
-        self.state.lock().doom();
+        self.state.lock().condemn();
     }
 
     /// Destroys the tables below the starting level, the deepest first. Long.
@@ -23,15 +23,12 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// A command failed: usually memory is still mapped. What is destroyed is gone; call again when the reason is mended.
     pub fn destroy_tables(&self) -> Result<(), RealmError> {
-        loop {
-            let mut state = self.state.lock();
-            let Some(live) = state.live() else { return Ok(()) };
-            if live.stage2.destroy_tables_piece(&self.rmm)? {
-                return Ok(());
-            }
-            drop(state);
+        while let Some((tables, _)) = self.known()
+            && !tables.destroy_tables_piece()?
+        {
             self.rmm.host().yield_now();
         }
+        Ok(())
     }
 
     /// Destroys the realm once its RECs are gone and its memory is unmapped. Long.
@@ -42,10 +39,13 @@ impl<H: Host> Realm<H> {
     pub fn destroy(&self) -> Result<(), RealmError> {
         self.begin_destroy();
         self.destroy_tables()?;
+        let Some((tables, _)) = self.known() else { return Ok(()) };
+        tables.empty_reserve();
         let mut state = self.state.lock();
         let Some(live) = state.live() else { return Ok(()) };
         self.rmm.rmi().realm_destroy(live.rd.pa())?;
         if let State::Dying(live) = core::mem::replace(&mut *state, State::Dead) {
+            drop(state);
             self.release(live);
         }
         Ok(())
@@ -59,18 +59,22 @@ impl<H: Host> Drop for Realm<H> {
             return;
         }
         let Err(error) = self.destroy() else { return };
-        if let State::Dying(live) = core::mem::replace(&mut *self.state.lock(), State::Dead) {
-            let why = match error {
-                RealmError::Rmi(error) => error,
-                _ => implausible(
-                    RmiCommand::RealmDestroy { rd: live.rd.pa() },
-                    "the realm could not be destroyed",
-                ),
-            };
-            let rmi = self.rmm.rmi();
-            for granule in live.stage2.into_tables().chain(live.root).chain([live.rd]) {
-                granule.lose(rmi, why);
+        let state = core::mem::replace(&mut *self.state.lock(), State::Dead);
+        let State::Dying(live) = state else { return };
+        let why = match error {
+            RealmError::Rmi(error) => error,
+            _ => {
+                implausible(RmiCommand::RealmDestroy { rd: live.rd.pa() }, "the realm could not be destroyed")
             }
+        };
+        let tables = self.tables.of(&self.rmm, live.rd.pa());
+        tables.lose_tables(why);
+        if tables.pinned() > 0 {
+            let held = tables.pinned();
+            let text = "bytes of a VMM's memory stay in place: the realm may still reach them";
+            self.rmm.host().warn(format_args!("{held} {text}"));
         }
+        let rmi = self.rmm.rmi();
+        live.root.into_iter().chain([live.rd]).for_each(|granule| granule.lose(rmi, why));
     }
 }

@@ -1,16 +1,17 @@
 //! A realm's memory: RIPAS, population, faults, mappings and their removal.
 
-use super::{Realm, State};
+use super::Realm;
+use crate::Host;
 use crate::error::{Operation, RealmError};
+use crate::host::Pinned;
 use crate::memory::guest_memfd::PrivateRange;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
-use crate::{Host, Lock};
 use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, Ripas};
 
 /// One POPULATE request, from its first page to its last. Every granule it creates extends the RIM, so a request that
-/// fails after the first one leaves a realm nobody can attest: such a realm is doomed.
+/// fails after the first one leaves a realm nobody can attest: such a realm is condemned.
 #[derive(Debug, Default)]
 pub struct PopulateRun {
     created: u64,
@@ -37,19 +38,28 @@ impl PopulateRun {
 /// How a fault on a private address was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Memory is mapped at `base` now, `size` bytes: a granule, or a block when the fault was served for its whole
-    /// surroundings.
-    Mapped {
-        /// First IPA.
-        base: u64,
-        /// Bytes.
-        size: u64,
-    },
+    /// Memory is mapped there now.
+    Mapped,
     /// Another vCPU served it first.
     AlreadyMapped,
     /// There is memory, but the Host took away what was there before and the realm has not agreed to that yet: until it
     /// does every access faults.
     Destroyed,
+    /// What was looked up before is no longer so: look again.
+    Changed,
+}
+
+/// How a fault on a shared address was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedFault {
+    /// The memory is mapped now, and stays in place until it is unmapped.
+    Mapped,
+    /// Another vCPU served it first.
+    AlreadyMapped,
+    /// What was looked up before is no longer so: look again.
+    Changed,
+    /// Single pages are mapped in that block, so another one has to be.
+    NotAsBlock,
 }
 
 /// A RIPAS change a REC asked for and how much of it is done. Keep it while [`Realm::set_ripas`] fails with
@@ -77,12 +87,22 @@ impl RipasChange {
         self.freed >= self.top
     }
 
-    /// What to do next: up to the next multiple of `step` (a power of two), or all that is left. The private memory behind
-    /// these addresses is what [`Realm::set_ripas`] needs.
+    /// What to do next: up to the next multiple of `step` (a power of two), or all that is left.
     #[must_use]
     pub fn next(&self, step: u64) -> Range<u64> {
         let end = (self.reached | step.saturating_sub(1)).saturating_add(1);
         self.freed..end.min(self.top)
+    }
+
+    /// What became empty and still has its memory.
+    #[must_use]
+    pub const fn to_free(&self) -> Range<u64> {
+        self.freed..self.reached
+    }
+
+    /// The memory of [`Self::to_free`] is taken away, or need not be.
+    pub const fn freed(&mut self) {
+        self.freed = self.reached;
     }
 
     /// First address that does not have the RIPAS yet; the end of the request when all have.
@@ -98,21 +118,6 @@ impl RipasChange {
     }
 }
 
-/// Host memory to be shared with a realm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedPage {
-    /// Where the realm sees it: the address in the protected half, whose alias gets mapped.
-    pub ipa: u64,
-    /// Physical address of the first granule.
-    pub pa: u64,
-    /// Bytes of contiguous memory: a multiple of the granule, 2 MiB at most.
-    pub size: u64,
-    /// Whether the whole 2 MiB block of addresses around it may be mapped to the 2 MiB block of memory around `pa`.
-    pub with_block: bool,
-    /// Whether the realm may write. Reading is always allowed.
-    pub writable: bool,
-}
-
 /// Checks a range of protected IPAs before anything is touched.
 fn check_range(ipa: IpaSpace, base: u64, size: u64) -> Result<u64, RealmError> {
     let bad = |rule| RealmError::BadRange { base, size, rule };
@@ -126,47 +131,47 @@ fn check_range(ipa: IpaSpace, base: u64, size: u64) -> Result<u64, RealmError> {
     Ok(end)
 }
 
-/// End of the piece of work that starts at `base`: the next 2 MiB boundary or `end`.
-fn piece_end(base: u64, end: u64) -> u64 {
-    (base | BLOCK_SIZE.saturating_sub(1)).saturating_add(1).min(end)
-}
-
 impl<H: Host> Realm<H> {
-    /// Makes a range RAM before activation (docs/kvm-realm-abi.md section 3.11). Long. An empty range is a success.
+    /// Makes a range RAM before activation (docs/kvm-realm-abi.md section 3.11). Long; ends when `stop` says so. An empty range
+    /// is a success.
     ///
     /// # Errors
-    /// [`RealmError::BadRange`], [`RealmError::WrongState`] unless the realm is new, [`RealmError::NoMemory`], or a
-    /// command failed. If part of the range was measured already the realm is doomed: its RIM is one nobody asked for.
-    pub fn init_ripas(&self, base: u64, size: u64) -> Result<(), RealmError> {
+    /// [`RealmError::BadRange`], [`RealmError::WrongState`] unless the realm is new, [`RealmError::NoMemory`],
+    /// [`RealmError::Killed`], or a command failed. If part of the range was measured already the realm is condemned: its RIM
+    /// is one nobody asked for.
+    pub fn init_ripas(&self, base: u64, size: u64, stop: &impl Fn() -> bool) -> Result<(), RealmError> {
         let wrapped = RealmError::BadRange { base, size, rule: "base plus size must not wrap" };
         base.checked_add(size).ok_or(wrapped)?;
-        self.state.lock().new_only(Operation::InitRipas)?;
+        self.require_new(Operation::InitRipas)?;
         let end = check_range(self.ipa, base, size)?;
         let mut at = base;
         while at < end {
-            let mut state = self.state.lock();
-            match state.new_only(Operation::InitRipas)?.stage2.init_ripas_piece(&self.rmm, at, end) {
+            let piece = if stop() { Err(RealmError::Killed) } else { self.init_ripas_piece(at, end) };
+            match piece {
                 Ok(reached) => at = reached,
                 Err(error) => {
                     if at > base {
-                        state.doom();
+                        self.condemn();
                     }
                     return Err(error);
                 }
             }
-            drop(state);
             self.rmm.host().yield_now();
         }
         Ok(())
     }
 
+    fn init_ripas_piece(&self, base: u64, end: u64) -> Result<u64, RealmError> {
+        self.new_only(Operation::InitRipas)?.init_ripas_piece(base, end)
+    }
+
     /// Populates one host page of a request: the granules at `ipa` (page aligned) get the content of the host page at
-    /// physical address `src`. Call [`Host::yield_now`] between some of them.
+    /// physical address `src`, if it is still `valid` to; whether it was. Call [`Host::yield_now`] between some of them.
     ///
     /// # Errors
     /// [`RealmError::BadRange`] if the page is not in `range`, [`RealmError::WrongState`] unless the realm is new,
     /// [`RealmError::NoMemory`], [`RealmError::AlreadyPopulated`], or a command failed. Nothing of this page stays; if the
-    /// request had created anything the realm is doomed.
+    /// request had created anything the realm is condemned.
     pub fn populate_page(
         &self,
         run: &mut PopulateRun,
@@ -174,144 +179,187 @@ impl<H: Host> Realm<H> {
         ipa: u64,
         src: u64,
         flags: DataFlags,
-    ) -> Result<(), RealmError> {
+        valid: &impl Fn() -> bool,
+    ) -> Result<bool, RealmError> {
         let page = 1_u64.checked_shl(self.rmm.host().page_shift()).unwrap_or(GRANULE_SIZE);
-        let mut state = self.state.lock();
-        let live = state.new_only(Operation::Populate)?;
         check_range(self.ipa, ipa, page)?;
-        let result = live.stage2.populate(&self.rmm, run, range, ipa, page, src, flags);
-        if result.is_err() && run.created > 0 {
-            state.doom();
+        let mut done = 0;
+        let result = loop {
+            if done >= page {
+                return Ok(true);
+            }
+            let tables = match self.new_only(Operation::Populate) {
+                Ok(tables) => tables,
+                Err(error) => break Err(error),
+            };
+            let (to, from) = (ipa.saturating_add(done), src.saturating_add(done));
+            match tables.populate(run, range, to, from, flags, valid) {
+                Ok(true) => done = done.saturating_add(GRANULE_SIZE),
+                // Nothing is done for a page that changed before its first granule.
+                Ok(false) if done == 0 => return Ok(false),
+                Ok(false) => break Err(RealmError::NoMemory),
+                Err(error) => break Err(error),
+            }
+        };
+        if done > 0
+            && let Some((tables, _)) = self.known()
+        {
+            tables.unpopulate(range, ipa, done);
         }
+        self.abandon_populate(run);
         result
     }
 
-    /// Ends a request that failed outside [`Self::populate_page`]: if it had created anything the realm is doomed.
+    /// Ends a request that failed outside [`Self::populate_page`]: if it had created anything the realm is condemned.
     pub fn abandon_populate(&self, run: &PopulateRun) {
         if run.created > 0 {
-            self.doom();
+            self.condemn();
         }
     }
 
-    /// Does a RIPAS change for the REC `rec` up to `until`, the end of what [`RipasChange::next`] named, and when the realm
-    /// wants it empty takes away the memory that changed; `ranges` is all private memory behind what was named. Long; the
-    /// REC must not run.
+    /// Does a RIPAS change for the REC `rec` up to `until`, the end of what [`RipasChange::next`] named; the memory of what
+    /// became empty is then the caller's to take away ([`RipasChange::to_free`]). Long; ends when `stop` says so. The REC must
+    /// not run.
     ///
     /// # Errors
-    /// [`RealmError::BadRange`], [`RealmError::WrongState`], [`RealmError::NoMemory`] after which it can be called again,
-    /// or the RMM refused to go on; the realm learns how far it got when the REC is entered.
+    /// [`RealmError::BadRange`], [`RealmError::WrongState`], [`RealmError::NoMemory`] or [`RealmError::Killed`] after which it
+    /// can be called again, or the RMM refused to go on; the realm learns how far it got when the REC is entered.
     pub fn set_ripas(
         &self,
         rec: u64,
         change: &mut RipasChange,
         until: u64,
-        ranges: &[PrivateRange<'_, H>],
+        stop: &impl Fn() -> bool,
     ) -> Result<(), RealmError> {
         let RipasChange { top, reached, .. } = *change;
         let backwards = RealmError::BadRange { base: reached, size: 0, rule: "top must not be below base" };
         check_range(self.ipa, reached, top.checked_sub(reached).ok_or(backwards)?)?;
         let until = until.min(top);
-        loop {
-            if change.ripas == Ripas::EMPTY {
-                for range in ranges.iter().filter_map(|range| range.within(change.freed, change.reached)) {
-                    self.unmap_private(&range)?;
-                }
+        while change.reached < until {
+            if stop() {
+                return Err(RealmError::Killed);
             }
-            change.freed = change.reached;
-            if change.reached >= until {
-                return Ok(());
-            }
-            let mut state = self.state.lock();
-            let stage2 = &mut state.usable(Operation::Run)?.stage2;
-            change.reached = stage2.set_ripas_piece(&self.rmm, rec, change.reached, until)?;
-            drop(state);
+            let (tables, _) = self.usable(Operation::Run)?;
+            change.reached = tables.set_ripas_piece(rec, change.reached, until)?;
             self.rmm.host().yield_now();
         }
+        Ok(())
     }
 
-    /// Serves a fault on a protected address with memory of `range`, and where it can a whole 2 MiB block of it: when the
-    /// realm is active and nothing of that block was touched yet. Bounded by the work for one block.
+    /// Serves a fault on a protected address with memory of `range`, if it is still `valid` to; and where it can the whole
+    /// 2 MiB block around it, when the realm is active. Long; it need not finish the block and ends when `go_on` says no.
     ///
     /// # Errors
     /// [`RealmError::WrongState`], [`RealmError::BadRange`] if `range` does not hold `ipa`, [`RealmError::NoMemory`],
     /// [`RealmError::MemoryLost`], or a command failed; nothing changed for `ipa` then.
-    pub fn fault_private(&self, range: &PrivateRange<'_, H>, ipa: u64) -> Result<Fault, RealmError> {
+    pub fn fault_private(
+        &self,
+        range: &PrivateRange<'_, H>,
+        ipa: u64,
+        valid: &impl Fn() -> bool,
+        go_on: &impl Fn() -> bool,
+    ) -> Result<Fault, RealmError> {
         let ipa = ipa & !GRANULE_SIZE.saturating_sub(1);
         check_range(self.ipa, ipa, GRANULE_SIZE)?;
-        let mut state = self.state.lock();
-        let active = matches!(&*state, State::Active(_));
-        let live = state.usable(Operation::Run)?;
-        if active && let Some(fault) = live.stage2.fault_block(&self.rmm, range, ipa) {
-            return Ok(fault);
+        let (tables, active) = self.usable(Operation::Run)?;
+        let fault = tables.fault_granule(range, ipa, valid)?;
+        if active && fault == Fault::Mapped {
+            tables.fault_around(range, ipa, valid, go_on);
         }
-        live.stage2.fault_granule(&self.rmm, range, ipa, active)
+        Ok(fault)
     }
 
-    /// Maps Host memory at the unprotected alias of an address, replacing what is mapped there; the whole block around it
-    /// where that is allowed, as one entry. The memory must stay where it is until [`Self::unmap_shared`]. Bounded by the
-    /// work for one block.
+    /// Maps memory of the VMM at the unprotected alias of an address, if it is still `valid` to: its page or, where the memory
+    /// is a block, its block as one entry. The memory is held until [`Self::unmap_shared`]; what is not mapped is released.
     ///
     /// # Errors
-    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], or a command failed; part of a
-    /// page larger than a granule may be mapped then.
-    pub fn map_shared(&self, page: &SharedPage) -> Result<(), RealmError> {
-        check_range(self.ipa, page.ipa, page.size)?;
-        if !page.pa.is_multiple_of(GRANULE_SIZE) || page.size > BLOCK_SIZE {
-            let rule = "shared memory is mapped granule by granule, 2 MiB at most at once";
-            return Err(RealmError::BadRange { base: page.pa, size: page.size, rule });
+    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`], or a
+    /// command failed; nothing is mapped then.
+    pub fn map_shared(
+        &self,
+        ipa: u64,
+        pinned: Pinned,
+        valid: &impl Fn() -> bool,
+    ) -> Result<SharedFault, RealmError> {
+        let (pa, size) = (pinned.pa, pinned.size);
+        let checked = check_range(self.ipa, ipa & !size.wrapping_sub(1), size).and_then(|_| {
+            let page = 1_u64.checked_shl(self.rmm.host().page_shift()).unwrap_or(GRANULE_SIZE);
+            let rule = "shared memory is a host page or a block, aligned to its size";
+            let good = (size == page || size == BLOCK_SIZE) && pa.is_multiple_of(size);
+            if good { Ok(()) } else { Err(RealmError::BadRange { base: pa, size, rule }) }
+        });
+        match checked.and_then(|()| self.usable(Operation::Run)) {
+            Ok((tables, _)) => tables.map_shared(ipa, pinned, valid),
+            Err(error) => {
+                self.rmm.host().unpin(pinned);
+                Err(error)
+            }
         }
-        if page.with_block && !(page.ipa ^ page.pa).is_multiple_of(BLOCK_SIZE) {
-            let rule = "a block is mapped where address and memory are aligned alike";
-            return Err(RealmError::BadRange { base: page.pa, size: BLOCK_SIZE, rule });
-        }
-        self.state.lock().usable(Operation::Run)?.stage2.map_shared(&self.rmm, page)
     }
 
-    /// Removes what is mapped at the unprotected aliases of `[base, base + size)`; the range is cut at the end of the
-    /// protected half. A block of which only a part is to go is split, or goes as a whole where there is no memory for
-    /// that: what else it held can be mapped again. Long. Nothing happens before creation and after destruction.
+    /// Whether nothing is shared yet in the 2 MiB block around a protected address.
+    #[must_use]
+    pub fn shares_nothing_around(&self, ipa: u64) -> bool {
+        self.known().is_some_and(|(tables, _)| tables.shares_nothing_around(ipa))
+    }
+
+    /// Bytes of the VMM's memory that are held because the realm can reach them.
+    #[must_use]
+    pub fn pinned(&self) -> u64 {
+        self.tables.of(&self.rmm, 0).pinned()
+    }
+
+    /// Removes what is mapped at the unprotected aliases of `[base, base + size)` and releases it; the range is cut at the end
+    /// of the protected half. A block of which only a part is to go is split, or goes as a whole where there is no memory for
+    /// that: what else it held can be mapped again. Long; ends when `stop` says so. Nothing happens before creation and after
+    /// destruction.
     ///
     /// # Errors
-    /// A command failed. What was not reached is still mapped: its memory must not be freed. It can be called again.
-    pub fn unmap_shared(&self, base: u64, size: u64) -> Result<(), RealmError> {
+    /// A command failed, or [`RealmError::Killed`]. What was not reached is still mapped, and held. It can be called again.
+    pub fn unmap_shared(&self, base: u64, size: u64, stop: &impl Fn() -> bool) -> Result<(), RealmError> {
         let end = base.saturating_add(size).min(self.ipa.protected_end());
         if base >= end {
             return Ok(());
         }
         let (mut at, end) = (self.ipa.alias(base), self.ipa.alias(end));
-        while at < end {
-            let mut state = self.state.lock();
-            let fold = matches!(&*state, State::Active(_));
-            let Some(live) = state.live() else { return Ok(()) };
-            at = live.stage2.unmap_shared_piece(&self.rmm, at, end, fold)?;
-            drop(state);
+        while let Some((tables, tidy)) = self.known() {
+            let Some(from) = tables.next_shared(at).filter(|from| *from < end) else { break };
+            if stop() {
+                return Err(RealmError::Killed);
+            }
+            at = tables.unmap_shared_piece(from, end, tidy)?;
             self.rmm.host().yield_now();
         }
         Ok(())
     }
 
     /// Takes private memory away: destroys what is populated in `range` and gives it back to the
-    /// [`GuestMemfd`](crate::memory::guest_memfd::GuestMemfd). Long. Every granule is tried; what does not come back is in the
-    /// ledger. Nothing happens before creation and after destruction.
+    /// [`GuestMemfd`](crate::guest_memfd::GuestMemfd). Long; ends when `stop` says so. Every granule is tried; what does not
+    /// come back is in the ledger. Nothing happens before creation and after destruction.
     ///
     /// # Errors
-    /// The first failure. What failed for another reason than undelegation is still mapped; it can be called again.
-    pub fn unmap_private(&self, range: &PrivateRange<'_, H>) -> Result<(), RealmError> {
+    /// The first failure, or [`RealmError::Killed`]. What failed for another reason than undelegation is still mapped; it can
+    /// be called again.
+    pub fn unmap_private(
+        &self,
+        range: &PrivateRange<'_, H>,
+        stop: &impl Fn() -> bool,
+    ) -> Result<(), RealmError> {
         let end = range.end();
         let mut at = range.ipa;
         let mut first_error = None;
-        loop {
-            let mut state = self.state.lock();
-            let fold = matches!(&*state, State::Active(_));
-            let Some(live) = state.live() else { return Ok(()) };
-            let Some(from) = live.stage2.next_private(range, at) else { break };
-            let to = piece_end(from, end);
-            if let Err(error) = live.stage2.unmap_private_piece(&self.rmm, range, from, to, fold) {
+        while let Some((tables, tidy)) = self.known() {
+            let Some(from) = tables.next_private(range, at) else { break };
+            if stop() {
+                return Err(RealmError::Killed);
+            }
+            let block_end = (from | BLOCK_SIZE.saturating_sub(1)).saturating_add(1).min(end);
+            let (reached, result) = tables.unmap_private_piece(range, from, block_end, tidy);
+            if let Err(error) = result {
                 first_error.get_or_insert(error);
             }
-            drop(state);
             self.rmm.host().yield_now();
-            at = to;
+            at = reached;
         }
         first_error.map_or(Ok(()), Err)
     }

@@ -5,9 +5,9 @@ use crate::error::RealmError;
 use crate::realm::Realm;
 use crate::rmm::Rmm;
 use crate::rmm::granule::{DelegatedGranule, OwnedGranule};
-use alloc::vec::Vec;
 use realm_abi::rmi::{MAX_REC_AUX, REC_CREATE_GPRS, RecFlags, RecParams};
-use zerocopy::IntoBytes;
+use realm_alloc::Vec;
+use zerocopy::FromBytes;
 
 /// What a vCPU decides about its REC.
 #[derive(Clone, Copy, Debug)]
@@ -30,24 +30,74 @@ pub struct Rec {
     run: OwnedGranule,
 }
 
-impl Rec {
-    /// Creates a REC of a realm that is created and not active.
+/// What a REC is made of before it is made.
+#[must_use = "parts that are dropped are lost"]
+pub struct RecParts {
+    rec: Rec,
+    params: OwnedGranule,
+}
+
+impl RecParts {
+    /// Gathers the parts of a REC of `realm`, with no lock held but the vCPU's own.
     ///
     /// # Errors
-    /// [`RealmError::WrongState`], [`RealmError::NoMemory`], or a command failed; everything is given back then.
-    pub fn create<H: Host>(realm: &Realm<H>, config: &RecConfig) -> Result<Self, RealmError> {
+    /// [`RealmError::WrongState`] unless the realm is created and not active, [`RealmError::NoMemory`], or a delegation
+    /// failed; everything is back then.
+    pub fn gather<H: Host>(realm: &Realm<H>) -> Result<Self, RealmError> {
         let rmm = realm.rmm();
-        let (rd, aux_count) = realm.for_rec_create()?;
+        let (_, aux_count) = realm.for_rec_create()?;
+        if aux_count > MAX_REC_AUX {
+            let rule = "a REC has at most 16 auxiliary granules";
+            return Err(RealmError::BadParameter { value: aux_count as u64, rule });
+        }
+        let aux = Vec::with_capacity(aux_count)?;
         let run = rmm.take_owned()?;
-        let granule = match rmm.take_delegated() {
-            Ok(granule) => granule,
+        let params = match rmm.take_owned() {
+            Ok(params) => params,
             Err(error) => {
                 rmm.put_owned(run);
                 return Err(error);
             }
         };
-        let mut rec = Self { granule, aux: Vec::new(), run };
-        let created = rec.take_aux(rmm, aux_count).and_then(|()| rec.ask_to_create(rmm, rd, config));
+        let granule = match rmm.take_delegated() {
+            Ok(granule) => granule,
+            Err(error) => {
+                rmm.put_owned(run);
+                rmm.put_owned(params);
+                return Err(error);
+            }
+        };
+        let mut parts = Self { rec: Rec { granule, aux, run }, params };
+        for _ in 0..aux_count {
+            match rmm.take_delegated() {
+                Ok(granule) => {
+                    // There is room for all of them.
+                    let _full = parts.rec.aux.push_within(granule);
+                }
+                Err(error) => {
+                    parts.scatter(rmm);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Gives the parts back.
+    pub fn scatter<H: Host>(self, rmm: &Rmm<H>) {
+        self.rec.give_back(rmm);
+        rmm.put_owned(self.params);
+    }
+
+    /// Makes the REC. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`RealmError::WrongState`], or the RMM refused; everything is given back then.
+    pub fn create<H: Host>(self, realm: &Realm<H>, config: &RecConfig) -> Result<Rec, RealmError> {
+        let rmm = realm.rmm();
+        let created = self.ask_to_create(realm, config);
+        let Self { rec, params } = self;
+        rmm.put_owned(params);
         match created {
             Ok(()) => Ok(rec),
             Err(error) => {
@@ -57,35 +107,27 @@ impl Rec {
         }
     }
 
-    fn take_aux<H: Host>(&mut self, rmm: &Rmm<H>, count: usize) -> Result<(), RealmError> {
-        if count > MAX_REC_AUX {
-            let rule = "a REC has at most 16 auxiliary granules";
-            return Err(RealmError::BadParameter { value: count as u64, rule });
-        }
-        for _ in 0..count {
-            self.aux.push(rmm.take_delegated()?);
-        }
-        Ok(())
+    fn ask_to_create<H: Host>(&self, realm: &Realm<H>, config: &RecConfig) -> Result<(), RealmError> {
+        let (rd, _) = realm.for_rec_create()?;
+        let rmm = realm.rmm();
+        rmm.host().with_granule(self.params.pa(), |bytes| {
+            bytes.fill(0);
+            let Ok(params) = RecParams::mut_from_bytes(bytes) else { return };
+            let flags = if config.runnable { RecFlags::RUNNABLE } else { RecFlags::empty() };
+            params.flags = flags.bits();
+            params.mpidr = config.mpidr;
+            params.pc = config.pc;
+            params.gprs = config.gprs;
+            params.num_aux = self.rec.aux.len() as u64;
+            for (slot, granule) in params.aux.iter_mut().zip(self.rec.aux.iter()) {
+                *slot = granule.pa();
+            }
+        });
+        Ok(rmm.rmi().rec_create(rd, self.rec.granule.pa(), self.params.pa())?)
     }
+}
 
-    fn ask_to_create<H: Host>(&self, rmm: &Rmm<H>, rd: u64, config: &RecConfig) -> Result<(), RealmError> {
-        let mut params = RecParams::default();
-        let flags = if config.runnable { RecFlags::RUNNABLE } else { RecFlags::empty() };
-        params.flags = flags.bits();
-        params.mpidr = config.mpidr;
-        params.pc = config.pc;
-        params.gprs = config.gprs;
-        params.num_aux = self.aux.len() as u64;
-        for (slot, granule) in params.aux.iter_mut().zip(&self.aux) {
-            *slot = granule.pa();
-        }
-        let page = rmm.take_owned()?;
-        rmm.host().write_phys(page.pa(), params.as_bytes());
-        let created = rmm.rmi().rec_create(rd, self.granule.pa(), page.pa());
-        rmm.put_owned(page);
-        Ok(created?)
-    }
-
+impl Rec {
     /// Physical address of the REC.
     #[must_use]
     pub const fn pa(&self) -> u64 {

@@ -48,6 +48,11 @@ impl OwnedGranule {
         self.pa
     }
 
+    /// Gives the right to the memory up.
+    pub(crate) fn into_pa(self) -> u64 {
+        self.pa
+    }
+
     /// Gives the granule to the RMM (RMI_GRANULE_DELEGATE).
     ///
     /// # Errors
@@ -55,7 +60,7 @@ impl OwnedGranule {
     pub fn delegate<H: Host>(self, rmi: &Rmi<H>) -> Result<DelegatedGranule, NotDelegated> {
         match rmi.granule_delegate(self.pa) {
             Ok(()) => {
-                rmi.ledger().count_delegated();
+                rmi.ledger().count_delegated(rmi.host().cpu());
                 Ok(DelegatedGranule { pa: self.pa })
             }
             Err(error) => Err(NotDelegated { granule: self, error }),
@@ -70,6 +75,16 @@ impl DelegatedGranule {
         self.pa
     }
 
+    /// The granule at `pa`, which the RMM holds. The caller hands over the only right to it.
+    pub(crate) const fn new(pa: u64) -> Self {
+        Self { pa }
+    }
+
+    /// Gives the right to the granule up; whoever keeps the address has it.
+    pub(crate) fn into_pa(self) -> u64 {
+        self.pa
+    }
+
     /// Takes the granule back (RMI_GRANULE_UNDELEGATE).
     ///
     /// # Errors
@@ -77,7 +92,7 @@ impl DelegatedGranule {
     pub fn undelegate<H: Host>(self, rmi: &Rmi<H>) -> Result<OwnedGranule, RmiError> {
         match rmi.granule_undelegate(self.pa) {
             Ok(()) => {
-                rmi.ledger().count_undelegated();
+                rmi.ledger().count_undelegated(rmi.host().cpu());
                 Ok(OwnedGranule { pa: self.pa })
             }
             Err(error) => {

@@ -1,10 +1,11 @@
 //! The record of what was asked of the RMM and what became of the granules given to it.
 
+use crate::host::LockClass;
 use crate::rmm::rmi::error::RmiError;
-use crate::{Host, Lock};
-use alloc::vec::Vec;
+use crate::{Errno, Host, Lock};
 use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::rmi::RmiCommand;
+use realm_alloc::Vec;
 
 /// Function identifier of the first RMI command.
 const FIRST_FID: u64 = 0xC400_0150;
@@ -28,12 +29,21 @@ impl core::fmt::Display for Loss {
     }
 }
 
-/// Counters since start-up. `delegated = undelegated + leaked + granules the RMM holds now`.
-pub struct Ledger<H: Host> {
+/// What one CPU counts, in cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct CpuCounters {
     delegated: AtomicU64,
     undelegated: AtomicU64,
-    leaked: AtomicU64,
     calls: [AtomicU64; CALL_SLOTS],
+}
+
+/// Counters since start-up. `delegated = undelegated + leaked + granules the RMM holds now`.
+pub struct Ledger<H: Host> {
+    /// Summed when they are read.
+    cpus: Vec<CpuCounters>,
+    leaked: AtomicU64,
+    /// The first ones, with their details.
     losses: H::Lock<Vec<Loss>>,
 }
 
@@ -96,64 +106,64 @@ fn slot(fid: u64) -> usize {
 }
 
 impl<H: Host> Ledger<H> {
-    /// An empty record.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            delegated: AtomicU64::new(0),
-            undelegated: AtomicU64::new(0),
+    /// An empty record for a machine with so many CPUs.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(cpus: usize) -> Result<Self, Errno> {
+        let kept = Vec::with_capacity(MAX_LOSSES)?;
+        Ok(Self {
+            cpus: Vec::try_from_iter(core::iter::repeat_with(CpuCounters::default).take(cpus.max(1)))?,
             leaked: AtomicU64::new(0),
-            calls: core::array::from_fn(|_| AtomicU64::new(0)),
-            losses: H::Lock::new(Vec::new()),
-        }
+            losses: H::Lock::new(LockClass::Losses, kept)?,
+        })
     }
 
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> LedgerSnapshot {
-        let mut counts = [0; CALL_SLOTS];
-        for (count, now) in counts.iter_mut().zip(&self.calls) {
-            *count = now.load(Ordering::Relaxed);
+        let mut sum = LedgerSnapshot { leaked: self.leaked.load(Ordering::Relaxed), ..Default::default() };
+        for cpu in &self.cpus {
+            sum.delegated = sum.delegated.wrapping_add(cpu.delegated.load(Ordering::Relaxed));
+            sum.undelegated = sum.undelegated.wrapping_add(cpu.undelegated.load(Ordering::Relaxed));
+            for (count, now) in sum.counts.iter_mut().zip(&cpu.calls) {
+                *count = count.wrapping_add(now.load(Ordering::Relaxed));
+            }
         }
-        LedgerSnapshot {
-            delegated: self.delegated.load(Ordering::Relaxed),
-            undelegated: self.undelegated.load(Ordering::Relaxed),
-            leaked: self.leaked.load(Ordering::Relaxed),
-            counts,
-        }
+        sum
     }
 
-    /// The first [`MAX_LOSSES`] lost granules.
-    #[must_use]
-    pub fn losses(&self) -> Vec<Loss> {
-        self.losses.lock().clone()
+    /// Calls `look` with each of the first [`MAX_LOSSES`] lost granules, until it returns `false`. It must not lose granules.
+    pub fn each_loss(&self, mut look: impl FnMut(&Loss) -> bool) {
+        let losses = self.losses.lock();
+        let _ = losses.iter().all(|loss| look(loss));
     }
 
-    pub(crate) fn count_call(&self, fid: u64) {
-        if let Some(count) = self.calls.get(slot(fid)) {
+    fn counters(&self, cpu: usize) -> Option<&CpuCounters> {
+        self.cpus.get(cpu.checked_rem(self.cpus.len())?)
+    }
+
+    pub(crate) fn count_call(&self, cpu: usize, fid: u64) {
+        if let Some(count) = self.counters(cpu).and_then(|counters| counters.calls.get(slot(fid))) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn count_delegated(&self) {
-        self.delegated.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_delegated(&self, cpu: usize) {
+        if let Some(counters) = self.counters(cpu) {
+            counters.delegated.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    pub(super) fn count_undelegated(&self) {
-        self.undelegated.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_undelegated(&self, cpu: usize) {
+        if let Some(counters) = self.counters(cpu) {
+            counters.undelegated.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn count_lost(&self, loss: Loss) {
         self.leaked.fetch_add(1, Ordering::Relaxed);
-        let mut losses = self.losses.lock();
-        if losses.len() < MAX_LOSSES {
-            losses.push(loss);
-        }
-    }
-}
-
-impl<H: Host> Default for Ledger<H> {
-    fn default() -> Self {
-        Self::new()
+        // Once the list is full a loss is only counted.
+        let _full = self.losses.lock().push_within(loss);
     }
 }

@@ -7,9 +7,9 @@ pub(crate) mod error;
 pub(crate) use error::implausible;
 pub use error::{Failure, RmiError};
 
-use crate::Host;
 use crate::realm::ipa::{align_down, entry_size};
 use crate::rmm::ledger::Ledger;
+use crate::{Errno, Host};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, RmiReply, UnprotectedDesc, Version};
 
@@ -55,9 +55,12 @@ pub struct Rmi<H: Host> {
 
 impl<H: Host> Rmi<H> {
     /// A client that calls through `host`.
-    #[must_use]
-    pub fn new(host: H) -> Self {
-        Self { host, ledger: Ledger::new() }
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(host: H) -> Result<Self, Errno> {
+        let ledger = Ledger::new(host.cpus())?;
+        Ok(Self { host, ledger })
     }
 
     /// The surroundings.
@@ -74,7 +77,7 @@ impl<H: Host> Rmi<H> {
 
     /// Makes a call and counts it.
     pub fn call(&self, command: RmiCommand) -> RmiReply {
-        self.ledger.count_call(command.fid());
+        self.ledger.count_call(self.host.cpu(), command.fid());
         RmiReply::from_regs(&self.host.smc(command.to_regs()))
     }
 

@@ -1,26 +1,26 @@
 //! KVM_RUN: the loop around REC_ENTER (docs/kvm-realm-abi.md section 3.17).
 
 use crate::error::Phase;
-use crate::host::Event;
-use crate::run::irqchip::{GicEntry, GicExit, Irqchip};
+use crate::host::Entry;
+use crate::run::gic::Gic;
+use crate::run::irqchip::{GicEntry, GicExit};
 use crate::run::pending::{Next, Pending};
-use crate::run::timer::Timers;
+use crate::run::timer::{PMU_INTID, Timers};
 use crate::run::vcpu::State;
 use crate::{Errno, Host, Lock, UserMemory, Vcpu};
 use realm_abi::kvm::{ExitReason as KvmExit, MpState};
-use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, ReturnCode, Status};
-use zerocopy::{FromZeros, IntoBytes};
+use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, RecExit, RecRun, ReturnCode, Status};
+use zerocopy::{FromBytes, FromZeros};
 
 /// ERROR_REALM with this index: the realm switched itself off (RMM 1.0, RMI_REC_ENTER, `system_off`).
 const SYSTEM_OFF: ReturnCode = ReturnCode::new(Status::ERROR_REALM, 1);
-
-/// Offset of `RmiRecRun.exit`.
-const EXIT_OFFSET: u64 = size_of::<RecEnter>() as u64;
 
 /// List register fields (`ICH_LR<n>_EL2`).
 mod lr {
     /// State, bits 63:62.
     pub const STATE: u64 = 3 << 62;
+    /// vINTID, bits 31:0.
+    pub const VINTID: u64 = 0xffff_ffff;
     /// The interrupt is tied to a physical one; the RMM refuses it.
     pub const HW: u64 = 1 << 61;
     /// pINTID, of which only bit 41 has a meaning without HW.
@@ -30,7 +30,7 @@ mod lr {
 }
 
 impl<H: Host> Vcpu<H> {
-    pub(crate) fn run(&self, state: &mut State, user: &impl UserMemory) -> Result<i64, Errno> {
+    pub(crate) fn run(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<i64, Errno> {
         self.prepare_run(state)?;
         if let Pending::Mmio(access) = state.pending {
             let data = u64::from_le_bytes(self.kvm_run().mmio_data());
@@ -48,14 +48,18 @@ impl<H: Host> Vcpu<H> {
                 self.kvm_run().exit(KvmExit::SHUTDOWN);
                 return Ok(0);
             }
-            if user.interrupted() {
+            if user.must_return() {
                 self.kvm_run().exit(KvmExit::INTR);
                 return Err(Errno::EINTR);
             }
+            if user.has_work() {
+                user.do_work();
+                continue;
+            }
             // What is asked of this thread from here on is asked again by the flag.
-            self.take_kick();
+            self.waker().take_kick();
             if self.power() == MpState::STOPPED {
-                self.event().wait(None);
+                self.waker().wait(None);
                 continue;
             }
             if let Pending::RipasChange(_) = state.pending {
@@ -73,7 +77,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// What KVM_RUN needs before it can start, in KVM's order.
-    fn prepare_run(&self, state: &mut State) -> Result<(), Errno> {
+    fn prepare_run(&self, state: &mut State<H>) -> Result<(), Errno> {
         if state.init.is_none() {
             return Err(Errno::ENOEXEC);
         }
@@ -85,49 +89,52 @@ impl<H: Host> Vcpu<H> {
         if state.rec.is_none() || !active || !self.sve_is_final() {
             return Err(Errno::EPERM);
         }
-        if state.irqchip.is_none() {
-            state.irqchip = Some(self.vm().config.lock().gic.for_run()?);
+        if state.gic.is_none() {
+            state.gic = Some(self.vm().config.lock_killable()?.gic.for_run()?);
         }
         Ok(())
     }
 
-    /// Enters the REC once; `false` if somebody asked to look around before it came to that.
-    fn enter(&self, state: &mut State, user: &impl UserMemory) -> Result<bool, Errno> {
-        let (Some(rec), Some(irqchip)) = (&state.rec, &state.irqchip) else { return Err(Errno::EPERM) };
+    /// Enters the REC once; `false` if it did not come to that and the reason has to be looked for.
+    fn enter(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<bool, Errno> {
+        let (Some(rec), Some(gic)) = (&state.rec, &state.gic) else { return Err(Errno::EPERM) };
         let (rec_pa, run_pa) = (rec.pa(), rec.run_pa());
         let vm = self.vm();
         let lrs = self.list_registers();
-        let gic = allowed(irqchip.flush(self.id(), lrs), lrs);
-        fill(&mut state.run.enter, state.pending, &state.registers.x, &gic);
-        vm.host().write_phys(run_pa, state.run.enter.as_bytes());
+        let interface = allowed(gic.flush(self.id(), lrs), lrs);
+        vm.host().with_granule(run_pa, |bytes| {
+            if let Ok(run) = RecRun::mut_from_bytes(bytes) {
+                fill(&mut run.enter, state.pending, &state.registers.x, &interface);
+            }
+        });
         state.calls_before_entry = self.power_calls();
 
-        vm.host().vcpu_load(self.number());
-        self.set_in_realm(true);
+        let entry = Entry { vcpu: self.number(), mask_pmu: state.exit.pmu_overflow || holds_pmu(&interface) };
+        vm.host().vcpu_load(&entry);
         // From here on a kick, also that of a signal, reaches the thread in the realm; what came before is found here.
-        let look_around = self.is_kicked() || vm.is_dead() || vm.is_off() || user.interrupted();
-        let entered = (!look_around).then(|| vm.device().rmm().rmi().rec_enter(rec_pa, run_pa));
-        self.set_in_realm(false);
-        vm.host().vcpu_put(self.number());
+        let wanted =
+            self.waker().is_kicked() || vm.is_dead() || vm.is_off() || user.must_return() || user.has_work();
+        let entered = (!wanted).then(|| vm.device().rmm().rmi().rec_enter(rec_pa, run_pa));
+        vm.host().vcpu_put(&entry);
 
         // If the realm did not run, the list registers are as they were.
-        let untouched = GicExit { hcr: gic.hcr, lrs: gic.lrs, misr: 0, vmcr: 0 };
+        let untouched = || GicExit { hcr: interface.hcr, lrs: interface.lrs, misr: 0, vmcr: 0 };
         match entered {
             None => {
-                irqchip.sync(self.id(), &untouched);
+                gic.sync(self.id(), &untouched());
                 Ok(false)
             }
             Some(Err(error)) => {
-                irqchip.sync(self.id(), &untouched);
+                gic.sync(self.id(), &untouched());
                 if error.code() == Some(SYSTEM_OFF) {
                     // Another vCPU switched the realm off while this one was on its way; the loop tells the VMM.
                     vm.switch_off();
                     return Ok(false);
                 }
                 let not_ready = error.code().is_some_and(|code| code.status() == Status::ERROR_REC);
-                if not_ready && state.maybe_off {
+                if not_ready && state.off_is_uncertain {
                     // So the CPU_ON came first. If another one came since, the next entry shows.
-                    state.maybe_off = !self.power_off_unless_called(state.calls_before_entry);
+                    state.off_is_uncertain = !self.power_off_unless_called(state.calls_before_entry);
                     return Ok(false);
                 }
                 vm.host().explain(format_args!("KVM_RUN of vCPU {}: {error}", self.id()));
@@ -139,26 +146,17 @@ impl<H: Host> Vcpu<H> {
                 })
             }
             Some(Ok(())) => {
-                vm.host().read_phys(run_pa.wrapping_add(EXIT_OFFSET), state.run.exit.as_mut_bytes());
+                vm.host().with_granule(run_pa, |bytes| {
+                    if let Ok(run) = RecRun::ref_from_bytes(bytes) {
+                        state.exit.read(&run.exit);
+                        gic.sync(self.id(), &interface_of(&run.exit, lrs));
+                    }
+                });
                 // What was to be answered is answered; nothing of it may reach a later entry.
-                state.run.enter = RecEnter::new_zeroed();
                 state.pending = Pending::Nothing;
-                state.maybe_off = false;
-                let exit = &state.run.exit;
-                let count =
-                    |counters: &crate::files::statistics::ExitCounters| counters.count(exit.exit_reason);
-                count(vm.exit_counters());
-                count(vm.device().exits());
-                irqchip.sync(
-                    self.id(),
-                    &GicExit {
-                        hcr: exit.gicv3_hcr,
-                        lrs: folded(exit.gicv3_lrs, lrs),
-                        misr: exit.gicv3_misr,
-                        vmcr: exit.gicv3_vmcr,
-                    },
-                );
-                self.drive_lines(irqchip.as_ref(), &Timers::of_exit(exit), exit.pmu_ovf_status != 0);
+                state.off_is_uncertain = false;
+                self.exit_counters().count(state.exit.reason);
+                self.drive_lines(gic, &state.exit.timers, state.exit.pmu_overflow);
                 Ok(true)
             }
         }
@@ -170,39 +168,53 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// The lines of what interrupts without a GIC's help: both timers, and the PMU.
-    fn drive_lines(&self, irqchip: &dyn Irqchip, timers: &Timers, pmu: bool) {
-        let lines = timers.lines().into_iter().chain([(crate::run::timer::PMU_INTID, pmu)]);
+    fn drive_lines(&self, gic: &Gic<H>, timers: &Timers, pmu: bool) {
+        let lines = timers.lines().into_iter().chain([(PMU_INTID, pmu)]);
         for (intid, level) in lines {
             // A GIC without these interrupts was told by its configuration that it has them: nothing to do about it.
-            let _: Result<(), Errno> = irqchip.set_private(self.id(), intid, level);
+            let _: Result<(), Errno> = gic.set_private(self.id(), intid, level);
         }
     }
 
     /// Sleeps until the vCPU has an interrupt, one of its timers or `deadline` (counter ticks) fires, or the thread is
     /// wanted elsewhere.
-    pub(crate) fn block(&self, state: &State, user: &impl UserMemory, deadline: Option<u64>) {
-        let Some(irqchip) = &state.irqchip else { return };
-        let timers = Timers::of_exit(&state.run.exit);
+    pub(crate) fn block(&self, state: &State<H>, user: &impl UserMemory, deadline: Option<u64>) {
+        let Some(gic) = &state.gic else { return };
+        let timers = state.exit.timers;
         let until = [timers.deadline(), deadline].into_iter().flatten().min();
         loop {
             let (now, _) = self.vm().host().counter();
             if until.is_some_and(|until| until <= now) {
-                let fired = timers.at(now);
-                self.drive_lines(irqchip.as_ref(), &fired, state.run.exit.pmu_ovf_status != 0);
+                self.drive_lines(gic, &timers.at(now), state.exit.pmu_overflow);
                 return;
             }
             let wanted = self.vm().is_dead() || self.vm().is_off() || self.power() == MpState::STOPPED;
-            if wanted || irqchip.pending(self.id()) || user.interrupted() {
+            if wanted || gic.pending(self.id()) || user.must_return() {
                 return;
             }
-            self.event().wait(until);
+            self.waker().wait(until);
         }
+    }
+}
+
+/// Whether the realm's own PMU interrupt is pending or active in a list register.
+fn holds_pmu(interface: &GicEntry) -> bool {
+    interface.lrs.iter().any(|value| value & lr::STATE != 0 && value & lr::VINTID == u64::from(PMU_INTID))
+}
+
+/// The GIC's part of an exit.
+fn interface_of(exit: &RecExit, lrs: usize) -> GicExit {
+    GicExit {
+        hcr: exit.gicv3_hcr,
+        lrs: folded(exit.gicv3_lrs, lrs),
+        misr: exit.gicv3_misr,
+        vmcr: exit.gicv3_vmcr,
     }
 }
 
 /// Fills the enter half of the run page.
 fn fill(enter: &mut RecEnter, pending: Pending, registers: &[u64; GPRS], gic: &GicEntry) {
-    *enter = RecEnter::new_zeroed();
+    enter.zero();
     let mut flags = EnterFlags::empty();
     match pending {
         // The loop turns these into others before it enters.

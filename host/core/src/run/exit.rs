@@ -13,8 +13,8 @@ use realm_abi::smccc;
 const HOST_CALL_SMCCC_VERSION: u64 = 0x1_0001;
 
 impl<H: Host> Vcpu<H> {
-    pub(crate) fn handle_exit(&self, state: &mut State, user: &impl UserMemory) -> Result<Next, Errno> {
-        match state.run.exit.exit_reason {
+    pub(crate) fn handle_exit(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<Next, Errno> {
+        match state.exit.reason {
             ExitReason::SYNC => self.handle_sync(state, user),
             // The Host took its interrupt when it left the section around REC_ENTER.
             ExitReason::IRQ | ExitReason::FIQ => {
@@ -24,26 +24,25 @@ impl<H: Host> Vcpu<H> {
             ExitReason::PSCI => self.handle_psci(state, user),
             ExitReason::RIPAS_CHANGE => self.handle_ripas_change(state),
             ExitReason::HOST_CALL => {
-                state.registers.x = host_call(&state.run.exit.gprs);
+                state.registers.x = host_call(&state.exit.gprs);
                 state.pending = Pending::HostCall;
                 Ok(Next::Resume)
             }
             reason => {
                 // An SError is the VMM's to judge; a reason RMI 1.0 does not have cannot be gone on from.
                 self.vm().host().explain(format_args!("vCPU {} stopped: exit {reason}", self.id()));
-                let detail =
-                    if reason == ExitReason::SERROR { state.run.exit.esr } else { u64::from(reason.0) };
+                let detail = if reason == ExitReason::SERROR { state.exit.esr } else { u64::from(reason.0) };
                 self.kvm_run().exit_internal_error(InternalError::UNEXPECTED_EXIT_REASON, detail);
                 Ok(Next::Return)
             }
         }
     }
 
-    fn handle_sync(&self, state: &mut State, user: &impl UserMemory) -> Result<Next, Errno> {
-        let esr = state.run.exit.esr;
+    fn handle_sync(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<Next, Errno> {
+        let esr = state.exit.esr;
         match class(esr) {
             ec::WFX => {
-                let [timeout, ..] = state.run.exit.gprs;
+                let [timeout, ..] = state.exit.gprs;
                 match Wait::of_syndrome(esr) {
                     Wait::Interrupt => self.block(state, user, None),
                     Wait::InterruptOrTime => self.block(state, user, Some(timeout)),
@@ -67,7 +66,7 @@ impl<H: Host> Vcpu<H> {
 
     /// Writes to the GIC's CPU interface that involve other vCPUs; everything else reads as zero and ignores writes.
     /// The RMM has advanced the program counter.
-    fn handle_sysreg(&self, state: &mut State, access: SysregAccess) {
+    fn handle_sysreg(&self, state: &mut State<H>, access: SysregAccess) {
         let register = match access.encoding {
             (3, 0, 12, 11, 5) => Some(GicRegister::Sgi1r),
             (3, 0, 12, 11, 6) => Some(GicRegister::Asgi1r),
@@ -79,9 +78,9 @@ impl<H: Host> Vcpu<H> {
             state.pending = Pending::Register(0);
             return;
         }
-        let [value, ..] = state.run.exit.gprs;
-        if let (Some(register), Some(irqchip)) = (register, &state.irqchip) {
-            irqchip.write_register(self.id(), register, value);
+        let [value, ..] = state.exit.gprs;
+        if let (Some(register), Some(gic)) = (register, &state.gic) {
+            gic.write_register(self.id(), register, value);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What the Host core asks of an emulated GICv3. The emulation itself lives outside of this crate.
 
 use crate::Errno;
-use alloc::sync::Weak;
 use realm_abi::rmi::MAX_LRS;
 
 /// Where the VMM put the frames of the GIC, as KVM_SET_DEVICE_ATTR gave them. Addresses are protected IPAs; the realm
@@ -53,26 +52,28 @@ pub enum GicRegister {
     Dir,
 }
 
-/// Wakes a vCPU that may have an interrupt now.
-pub trait Wake: Send + Sync {
-    /// The vCPU with this index. Cheap, may be called with locks of the GIC held.
+/// Wakes vCPUs that may have an interrupt now.
+pub trait Wake {
+    /// The vCPU with this index. Any context, also with locks of the GIC held.
     fn wake(&self, vcpu: u32);
 }
 
-/// An emulated GICv3 of one VM. All methods may be called on many threads at once; vCPUs are named by index
-/// (`vcpu_id` of KVM_CREATE_VCPU).
-pub trait Irqchip: Send + Sync {
-    /// Starts it (KVM_DEV_ARM_VGIC_CTRL_INIT). Called once. `wake` is called whenever a vCPU gains a pending interrupt.
+/// An emulated GICv3 of one VM. All methods may be called on many threads at once and, but for [`Self::init`], in any
+/// context: they neither sleep nor allocate. vCPUs are named by index (`vcpu_id` of KVM_CREATE_VCPU). `wake` is called for a
+/// vCPU that gained a pending interrupt.
+pub trait Irqchip: Send + Sync + 'static {
+    /// Starts it (KVM_DEV_ARM_VGIC_CTRL_INIT), with all the memory it ever needs. Called once; if it fails it can be called
+    /// again. Process context, with no lock held.
     ///
     /// # Errors
     /// `ENOMEM`, or `EINVAL` for a configuration it cannot have.
-    fn init(&self, config: &GicConfig, wake: Weak<dyn Wake>) -> Result<(), Errno>;
+    fn init(&self, config: &GicConfig) -> Result<(), Errno>;
 
     /// Chooses pending interrupts of `vcpu` for at most `lrs` list registers. HW must be 0 in each.
     fn flush(&self, vcpu: u32, lrs: usize) -> GicEntry;
 
     /// Takes back what a run left of the last [`Self::flush`].
-    fn sync(&self, vcpu: u32, exit: &GicExit);
+    fn sync(&self, vcpu: u32, exit: &GicExit, wake: &dyn Wake);
 
     /// Whether `vcpu` has an interrupt it would take.
     fn pending(&self, vcpu: u32) -> bool;
@@ -81,20 +82,20 @@ pub trait Irqchip: Send + Sync {
     ///
     /// # Errors
     /// `EINVAL` for an interrupt that is not one.
-    fn set_private(&self, vcpu: u32, intid: u32, level: bool) -> Result<(), Errno>;
+    fn set_private(&self, vcpu: u32, intid: u32, level: bool, wake: &dyn Wake) -> Result<(), Errno>;
 
     /// Drives the line of a shared interrupt (from 32).
     ///
     /// # Errors
     /// `EINVAL` for an interrupt the GIC does not have.
-    fn set_shared(&self, intid: u32, level: bool) -> Result<(), Errno>;
+    fn set_shared(&self, intid: u32, level: bool, wake: &dyn Wake) -> Result<(), Errno>;
 
     /// A write of `vcpu` to a CPU interface register.
-    fn write_register(&self, vcpu: u32, register: GicRegister, value: u64);
+    fn write_register(&self, vcpu: u32, register: GicRegister, value: u64, wake: &dyn Wake);
 
     /// A read of `size` bytes (1 to 8) by `vcpu`; `None` if `ipa` is in none of its frames.
     fn mmio_read(&self, vcpu: u32, ipa: u64, size: usize) -> Option<u64>;
 
     /// A write of `size` bytes (1 to 8) by `vcpu`; whether `ipa` is in one of its frames.
-    fn mmio_write(&self, vcpu: u32, ipa: u64, size: usize, value: u64) -> bool;
+    fn mmio_write(&self, vcpu: u32, ipa: u64, size: usize, value: u64, wake: &dyn Wake) -> bool;
 }

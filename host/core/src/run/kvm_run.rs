@@ -6,7 +6,7 @@ use realm_abi::kvm::{
     ExitInternalError, ExitMemoryFault, ExitMmio, ExitReason, ExitSystemEvent, InternalError,
     MEMORY_FAULT_PRIVATE, Run, SystemEvent,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes};
 
 /// The page, by its physical address.
 pub struct RunPage<'a, H: Host> {
@@ -45,41 +45,39 @@ impl<'a, H: Host> RunPage<'a, H> {
     }
 
     /// The whole union is written, so that no exit shows what an earlier one left.
-    fn exit_with(&self, set: impl FnOnce(&mut Run)) {
-        let mut run = Run::default();
-        set(&mut run);
-        let bytes = run.as_bytes();
+    fn exit_with(&self, reason: ExitReason, details: &(impl IntoBytes + Immutable)) {
         let end = core::mem::offset_of!(Run, kvm_valid_regs);
-        self.host.write_phys(self.at(Run::EXIT_OFFSET), bytes.get(Run::EXIT_OFFSET..end).unwrap_or(&[]));
-        self.exit(run.exit_reason);
+        for offset in (Run::EXIT_OFFSET..end).step_by(size_of::<u64>()) {
+            self.host.write_phys(self.at(offset), &[0; size_of::<u64>()]);
+        }
+        self.host.write_phys(self.at(Run::EXIT_OFFSET), details.as_bytes());
+        self.exit(reason);
     }
 
     /// An access the VMM shall emulate; `value` is what the realm writes, `None` for a read.
     pub fn exit_mmio(&self, ipa: u64, len: usize, value: Option<u64>) {
         let data = value.unwrap_or(0).to_le_bytes();
-        let len = u32::try_from(len).unwrap_or(0);
-        self.exit_with(|run| {
-            let is_write = u8::from(value.is_some());
-            run.set_mmio(&ExitMmio { phys_addr: ipa, data, len, is_write, pad: [0; 3] });
-        });
+        let (len, is_write) = (u32::try_from(len).unwrap_or(0), u8::from(value.is_some()));
+        let mmio = ExitMmio { phys_addr: ipa, data, len, is_write, pad: [0; 3] };
+        self.exit_with(ExitReason::MMIO, &mmio);
     }
 
     /// Memory the VMM has to convert first.
     pub fn exit_memory_fault(&self, gpa: u64, size: u64, private: bool) {
         let flags = if private { MEMORY_FAULT_PRIVATE } else { 0 };
-        self.exit_with(|run| run.set_memory_fault(&ExitMemoryFault { flags, gpa, size }));
+        self.exit_with(ExitReason::MEMORY_FAULT, &ExitMemoryFault { flags, gpa, size });
     }
 
     /// The realm switched itself off or wants to start anew.
     pub fn exit_system_event(&self, event: SystemEvent) {
         let event = ExitSystemEvent { event, ndata: 1, data: [0; 16] };
-        self.exit_with(|run| run.set_system_event(&event));
+        self.exit_with(ExitReason::SYSTEM_EVENT, &event);
     }
 
     /// Something the Host core cannot go on with, with details.
     pub fn exit_internal_error(&self, suberror: InternalError, detail: u64) {
         let mut data = [0; 16];
         data[0] = detail;
-        self.exit_with(|run| run.set_internal_error(&ExitInternalError { suberror, ndata: 1, data }));
+        self.exit_with(ExitReason::INTERNAL_ERROR, &ExitInternalError { suberror, ndata: 1, data });
     }
 }

@@ -5,19 +5,22 @@ use crate::run::vcpu::State;
 use crate::{Errno, Host, UserMemory, Vcpu};
 use realm_abi::kvm::{InternalError, PsciComplete, SystemEvent};
 use realm_abi::psci::{PsciCall, PsciStatus};
+use realm_alloc::Arc;
 
 /// The affinity fields of MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
 impl<H: Host> Vcpu<H> {
     /// The RMM has checked a call before it exits, and answers the caller by itself once the Host has completed it.
-    pub(crate) fn handle_psci(&self, state: &mut State, user: &impl UserMemory) -> Result<Next, Errno> {
-        state.registers.x = state.run.exit.gprs;
-        let [x0, x1, x2, x3, ..] = state.run.exit.gprs;
+    pub(crate) fn handle_psci(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<Next, Errno> {
+        state.registers.x = state.exit.gprs;
+        let [x0, x1, x2, x3, ..] = state.exit.gprs;
         match PsciCall::from_regs(&[x0, x1, x2, x3]) {
             // All power states are a plain wait for an interrupt, as in KVM.
             PsciCall::CpuSuspend { .. } => self.block(state, user, None),
-            PsciCall::CpuOff => state.maybe_off = !self.power_off_unless_called(state.calls_before_entry),
+            PsciCall::CpuOff => {
+                state.off_is_uncertain = !self.power_off_unless_called(state.calls_before_entry)
+            }
             PsciCall::CpuOn { target_cpu, .. } => return Ok(self.cpu_on(target_cpu)),
             PsciCall::AffinityInfo { target_affinity, .. } => {
                 let target = self.vcpu_by_mpidr(target_affinity);
@@ -64,8 +67,8 @@ impl<H: Host> Vcpu<H> {
         })
     }
 
-    fn vcpu_by_mpidr(&self, mpidr: u64) -> Option<alloc::sync::Arc<Self>> {
-        self.vm().vcpus().into_iter().find(|vcpu| vcpu.mpidr() == mpidr & AFFINITY)
+    fn vcpu_by_mpidr(&self, mpidr: u64) -> Option<Arc<Self>> {
+        self.vm().vcpus().find(|vcpu| vcpu.mpidr() == mpidr & AFFINITY)
     }
 
     /// The realm is over: this VMM thread learns why, the others that it is.

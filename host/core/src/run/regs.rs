@@ -4,9 +4,9 @@
 //! registers.
 
 use crate::Errno;
-use alloc::vec::Vec;
 use realm_abi::kvm::reg::RegId;
 use realm_abi::rmi::{FeatureRegister0, GPRS};
+use zerocopy::FromZeros;
 
 /// Bytes of [`RegId::SVE_VLS`], the widest register.
 pub const MAX_REG_SIZE: usize = 64;
@@ -134,7 +134,7 @@ impl SharedRegisters {
 }
 
 /// Registers of one vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, FromZeros, PartialEq, Eq)]
 pub struct CoreRegisters {
     /// X0 to X30.
     pub x: [u64; GPRS],
@@ -187,21 +187,16 @@ impl VectorLengths {
 
 /// What KVM_GET_REG_LIST answers: the registers that can be set.
 #[must_use]
-pub fn settable(pmu: bool, sve: bool) -> Vec<RegId> {
+pub fn settable(pmu: bool, sve: bool) -> impl Iterator<Item = RegId> {
     let core = (0..=30).filter_map(RegId::x).chain([RegId::PC, RegId::ID_AA64DFR0_EL1]);
-    core.chain(pmu.then_some(RegId::PMCR_EL0)).chain(sve.then_some(RegId::SVE_VLS)).collect()
+    core.chain(pmu.then_some(RegId::PMCR_EL0)).chain(sve.then_some(RegId::SVE_VLS))
 }
 
 /// The masks of KVM_ARM_GET_REG_WRITABLE_MASKS for range 0: op1 in {0, 1, 3}, then CRm, then op2.
-#[must_use]
-pub fn writable_masks() -> [u64; WRITABLE_MASKS] {
+pub fn writable_masks() -> impl Iterator<Item = u64> {
     /// ID_AA64DFR0_EL1: op1 0, CRm 5, op2 0.
     const DFR0: usize = 5 * 8;
-    let mut masks = [0; WRITABLE_MASKS];
-    if let Some(mask) = masks.get_mut(DFR0) {
-        *mask = DFR0_WRITABLE;
-    }
-    masks
+    (0..WRITABLE_MASKS).map(|index| if index == DFR0 { DFR0_WRITABLE } else { 0 })
 }
 
 #[cfg(test)]

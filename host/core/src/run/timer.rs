@@ -1,6 +1,7 @@
 //! The EL1 timers of a REC, as an exit shows them (RMM 1.0, RmiRecExit). The realm's counters have no offset.
 
 use realm_abi::rmi::RecExit;
+use zerocopy::FromZeros;
 
 /// Private interrupt of the virtual timer, as KVM has it.
 const VIRTUAL_INTID: u32 = 27;
@@ -14,7 +15,7 @@ const ENABLE: u64 = 1 << 0;
 const IMASK: u64 = 1 << 1;
 const ISTATUS: u64 = 1 << 2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, FromZeros, PartialEq, Eq)]
 struct Timer {
     intid: u32,
     ctl: u64,
@@ -28,7 +29,7 @@ impl Timer {
 }
 
 /// Both timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, FromZeros, PartialEq, Eq)]
 pub struct Timers([Timer; 2]);
 
 impl Timers {

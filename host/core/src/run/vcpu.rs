@@ -5,40 +5,42 @@ mod init;
 mod registers;
 
 use crate::error::RealmError;
-use crate::host::user;
-use crate::host::{Event, PageBlock};
+use crate::files::statistics::{ExitCounters, Exits};
+use crate::host::{LockClass, PageBlock, Purpose, user};
 use crate::realm::rec::Rec;
-use crate::run::irqchip::Irqchip;
+use crate::rmm::numbers::Number;
+use crate::run::exit_record::Exit;
+use crate::run::gic::Gic;
 use crate::run::kvm_run::RunPage;
 use crate::run::pending::Pending;
 use crate::run::regs::{CoreRegisters, VectorLengths};
+use crate::run::waker::Waker;
 use crate::{Errno, Host, Lock, UserMemory, Vm};
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::kvm::{FileKind, Ioctl, MpState, VcpuInit, vcpu_mpidr};
-use realm_abi::rmi::RecRun;
+use realm_alloc::{Arc, Box, try_zeroed_box};
 
 /// What one thread at a time works on: held over every ioctl of the vCPU, also KVM_RUN.
-pub(crate) struct State {
+pub(crate) struct State<H: Host> {
     /// Set by KVM_ARM_VCPU_INIT.
     pub(crate) init: Option<VcpuInit>,
-    pub(crate) registers: CoreRegisters,
+    pub(crate) registers: Box<CoreRegisters>,
     /// From KVM_ARM_VCPU_FINALIZE of the REC on.
     pub(crate) rec: Option<Rec>,
     /// From the first KVM_RUN on.
-    pub(crate) irqchip: Option<Arc<dyn Irqchip>>,
+    pub(crate) gic: Option<Arc<Gic<H>>>,
     pub(crate) pending: Pending,
     /// The realm's CPU_OFF met a CPU_ON, and the RMM has not shown yet which came last.
-    pub(crate) maybe_off: bool,
+    pub(crate) off_is_uncertain: bool,
     /// CPU_ON calls before the last entry.
     pub(crate) calls_before_entry: u64,
-    /// A copy of the page shared with the RMM.
-    pub(crate) run: Box<RecRun>,
+    /// What the last exit said.
+    pub(crate) exit: Box<Exit>,
     run_block: Option<PageBlock>,
+    number: Option<Number>,
 }
 
-/// What the realm's creation needs of a vCPU; its lock is never held for long.
+/// What the realm's creation needs of a vCPU.
 #[derive(Clone, Copy)]
 struct Sve {
     enabled: bool,
@@ -55,56 +57,72 @@ struct Power {
     calls: u64,
 }
 
+/// What other threads ask of a vCPU; its lock is never held for long.
+struct Public {
+    sve: Sve,
+    power: Power,
+}
+
 /// A vCPU of a realm VM.
 pub struct Vcpu<H: Host> {
     vm: Arc<Vm<H>>,
     id: u32,
-    number: u32,
     run_page: u64,
-    state: H::Lock<State>,
-    sve: H::Lock<Sve>,
-    /// Changed by other vCPUs' PSCI calls.
-    power: H::Lock<Power>,
-    /// The thread is to look around before it enters the realm again.
-    kicked: AtomicBool,
-    in_realm: AtomicBool,
-    event: H::Event,
+    state: H::Lock<State<H>>,
+    public: H::Lock<Public>,
+    waker: Arc<Waker<H>>,
+    exits: ExitCounters,
     /// Physical address of the REC for the PSCI calls of other vCPUs, 0 while there is none.
     rec_pa: AtomicU64,
     open: AtomicBool,
 }
 
 impl<H: Host> Vcpu<H> {
+    /// A vCPU of a VM, with a page and a number of its own. With no lock held.
     pub(crate) fn new(vm: &Arc<Vm<H>>, id: u32) -> Result<Arc<Self>, Errno> {
-        let block = vm.host().alloc(1).ok_or(Errno::ENOMEM)?;
-        Ok(Arc::new(Self {
-            vm: vm.clone(),
-            id,
-            number: vm.device().next_vcpu_number(),
-            run_page: block.pa,
-            state: H::Lock::new(State {
-                init: None,
-                registers: CoreRegisters::default(),
-                rec: None,
-                irqchip: None,
-                pending: Pending::Nothing,
-                maybe_off: false,
-                calls_before_entry: 0,
-                run: Box::default(),
-                run_block: Some(block),
-            }),
-            sve: H::Lock::new(Sve {
-                enabled: false,
-                finalized: false,
-                lengths: VectorLengths::new(vm.info.features),
-            }),
-            power: H::Lock::new(Power { state: MpState::STOPPED, calls: 0 }),
-            kicked: AtomicBool::new(false),
-            in_realm: AtomicBool::new(false),
-            event: H::Event::new(),
-            rec_pa: AtomicU64::new(0),
-            open: AtomicBool::new(true),
-        }))
+        let number = vm.device().vcpu_numbers().reserve().ok_or(Errno::ENOMEM)?;
+        let Some(run_block) = vm.host().alloc(1, Purpose::RunPage) else {
+            vm.device().vcpu_numbers().release(number);
+            return Err(Errno::ENOMEM);
+        };
+        match Self::empty(vm, id, run_block.pa, u32::from(number.get())) {
+            Ok(vcpu) => {
+                let mut state = vcpu.state.lock();
+                (state.run_block, state.number) = (Some(run_block), Some(number));
+                drop(state);
+                Ok(vcpu)
+            }
+            Err(errno) => {
+                vm.host().free(run_block);
+                vm.device().vcpu_numbers().release(number);
+                Err(errno)
+            }
+        }
+    }
+
+    fn empty(vm: &Arc<Vm<H>>, id: u32, run_page: u64, number: u32) -> Result<Arc<Self>, Errno> {
+        let state = State {
+            init: None,
+            registers: try_zeroed_box()?,
+            rec: None,
+            gic: None,
+            pending: Pending::Nothing,
+            off_is_uncertain: false,
+            calls_before_entry: 0,
+            exit: try_zeroed_box()?,
+            run_block: None,
+            number: None,
+        };
+        let public = Public {
+            sve: Sve { enabled: false, finalized: false, lengths: VectorLengths::new(vm.info.features) },
+            power: Power { state: MpState::STOPPED, calls: 0 },
+        };
+        let state = H::Lock::new(LockClass::Vcpu, state)?;
+        let public = H::Lock::new(LockClass::VcpuPublic, public)?;
+        let waker = Arc::try_new(Waker::new(number)?)?;
+        let exits = ExitCounters::default();
+        let (rec_pa, open) = (AtomicU64::new(0), AtomicBool::new(true));
+        Ok(Arc::try_new(Self { vm: vm.clone(), id, run_page, state, public, waker, exits, rec_pa, open })?)
     }
 
     /// The VM it belongs to.
@@ -122,7 +140,7 @@ impl<H: Host> Vcpu<H> {
     /// A number that no other vCPU of this host has, for [`Host::kick`].
     #[must_use]
     pub fn number(&self) -> u32 {
-        self.number
+        self.waker.number()
     }
 
     /// Its affinity fields.
@@ -137,51 +155,42 @@ impl<H: Host> Vcpu<H> {
         self.run_page
     }
 
+    /// REC exits so far.
+    #[must_use]
+    pub fn exits(&self) -> Exits {
+        self.exits.snapshot()
+    }
+
+    pub(crate) fn exit_counters(&self) -> &ExitCounters {
+        &self.exits
+    }
+
     pub(crate) fn kvm_run(&self) -> RunPage<'_, H> {
         RunPage::new(self.vm.host(), self.run_page)
     }
 
-    /// Makes the thread that runs this vCPU look around: at signals it has, interrupts, the state of the VM.
+    pub(crate) fn waker(&self) -> &Arc<Waker<H>> {
+        &self.waker
+    }
+
+    /// Makes the thread that runs this vCPU look around: at signals it has, interrupts, the state of the VM. Any context.
     pub fn kick(&self) {
-        self.kicked.store(true, Ordering::SeqCst);
-        self.event.signal();
-        self.vm.host().kick(self.number);
-    }
-
-    pub(crate) fn take_kick(&self) -> bool {
-        self.kicked.swap(false, Ordering::SeqCst)
-    }
-
-    pub(crate) fn is_kicked(&self) -> bool {
-        self.kicked.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn event(&self) -> &H::Event {
-        &self.event
-    }
-
-    /// Whether its thread is about to enter the realm, in it, or just leaving it.
-    pub(crate) fn is_in_realm(&self) -> bool {
-        self.in_realm.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn set_in_realm(&self, inside: bool) {
-        self.in_realm.store(inside, Ordering::SeqCst);
+        self.waker.wake(self.vm.host());
     }
 
     pub(crate) fn power(&self) -> MpState {
-        self.power.lock().state
+        self.public.lock().power.state
     }
 
     pub(crate) fn set_power(&self, state: MpState) {
-        self.power.lock().state = state;
+        self.public.lock().power.state = state;
         self.kick();
     }
 
     /// A CPU_ON that names this vCPU is completed.
     pub(crate) fn power_on(&self) {
         {
-            let mut power = self.power.lock();
+            let power = &mut self.public.lock().power;
             *power = Power { state: MpState::RUNNABLE, calls: power.calls.wrapping_add(1) };
         }
         self.kick();
@@ -189,12 +198,12 @@ impl<H: Host> Vcpu<H> {
 
     /// How many CPU_ON calls named this vCPU.
     pub(crate) fn power_calls(&self) -> u64 {
-        self.power.lock().calls
+        self.public.lock().power.calls
     }
 
     /// The vCPU is off, unless a CPU_ON was completed since [`Self::power_calls`] gave `calls`; whether it is off.
     pub(crate) fn power_off_unless_called(&self, calls: u64) -> bool {
-        let mut power = self.power.lock();
+        let power = &mut self.public.lock().power;
         let off = power.calls == calls;
         if off {
             power.state = MpState::STOPPED;
@@ -216,22 +225,20 @@ impl<H: Host> Vcpu<H> {
             self.vm.host().explain(format_args!("vCPU {} has SVE that is not finalized", self.id));
             return Err(Errno::EINVAL);
         }
-        let sve = *self.sve.lock();
+        let sve = self.public.lock().sve;
         Ok(sve.enabled.then(|| sve.lengths.sve_vl()))
     }
 
     /// Whether nothing of SVE is left to choose: it is finalized, or the vCPU has none.
     pub(crate) fn sve_is_final(&self) -> bool {
-        let sve = *self.sve.lock();
+        let sve = self.public.lock().sve;
         sve.finalized || !sve.enabled
     }
 
-    pub(crate) fn ioctl(self: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
+    pub(crate) fn ioctl(&self, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let ioctl = Ioctl::parse(self.vm.device().generation(), FileKind::Vcpu, cmd);
-        if self.vm.is_dead() {
-            return Err(Errno::EIO);
-        }
-        let mut state = self.state.lock();
+        let _inside = self.vm.enter(user)?;
+        let mut state = self.state.lock_killable()?;
         let state = &mut *state;
         let done = match ioctl {
             Ioctl::Run if arg == 0 => return self.run(state, user),
@@ -261,24 +268,33 @@ impl<H: Host> Vcpu<H> {
         done.map(|()| 0)
     }
 
-    /// Destroys the REC (trigger B). Waits until the vCPU's thread has left its ioctl.
+    /// Destroys the REC (trigger B). No ioctl of the vCPU is under way.
     pub(crate) fn destroy_rec(&self) -> Result<(), RealmError> {
         Rec::destroy(&mut self.state.lock().rec, self.vm.device().rmm())?;
         self.rec_pa.store(0, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Frees the page shared with the VMM, which no process maps any more.
-    pub(crate) fn free_run_page(&self) {
-        if let Some(block) = self.state.lock().run_block.take() {
+    /// Lets go of what a vCPU has that no realm needs: the page shared with the VMM, which no process maps any more, its number
+    /// and its interrupt controller.
+    pub(crate) fn retire(&self) {
+        let (block, number, gic) = {
+            let mut state = self.state.lock();
+            (state.run_block.take(), state.number.take(), state.gic.take())
+        };
+        drop(gic);
+        if let Some(block) = block {
             self.vm.host().free(block);
+        }
+        if let Some(number) = number {
+            self.vm.device().vcpu_numbers().release(number);
         }
     }
 
     /// The vCPU's file is closed. The vCPU itself stays until the VM goes.
     pub(crate) fn release(&self) {
         if self.open.swap(false, Ordering::SeqCst) {
-            self.vm.file_closed();
+            Vm::file_closed(&self.vm);
         }
     }
 }

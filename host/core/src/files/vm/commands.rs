@@ -1,22 +1,18 @@
 //! KVM_ENABLE_CAP: the commands that make a realm (docs/kvm-realm-abi.md sections 2.1 to 2.5).
 
-use super::Vm;
+use super::{Config, Vm};
 use crate::error::{Operation, Phase, RealmError};
 use crate::host::user;
 use crate::realm::CpuParams;
+use crate::realm::Parts;
 use crate::{Errno, Host, Lock, UserMemory};
-use alloc::sync::Arc;
 use realm_abi::kvm::{
     ConfigItem, EnableCap, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate, VcpuFeature,
 };
 use realm_abi::rmi::HashAlgorithm;
 
 impl<H: Host> Vm<H> {
-    pub(super) fn enable_cap(
-        self: &Arc<Self>,
-        user: &impl UserMemory,
-        cap: &EnableCap,
-    ) -> Result<i64, Errno> {
+    pub(super) fn enable_cap(&self, user: &impl UserMemory, cap: &EnableCap) -> Result<i64, Errno> {
         if cap.flags != 0 || cap.cap != self.device().generation().cap_realm.0 {
             return Err(Errno::EINVAL);
         }
@@ -24,13 +20,16 @@ impl<H: Host> Vm<H> {
         match RealmCommand(command) {
             RealmCommand::CONFIG_REALM => self.configure(&user::read(user, pointer)?),
             RealmCommand::CREATE_REALM => self.create_realm(),
-            RealmCommand::INIT_RIPAS_REALM => self.init_ripas(&user::read(user, pointer)?),
+            RealmCommand::INIT_RIPAS_REALM => {
+                let request: RmeInitRipas = user::read(user, pointer)?;
+                self.init_ripas(user, &request)
+            }
             RealmCommand::POPULATE_REALM => {
                 let request: RmePopulate = user::read(user, pointer)?;
                 self.populate(user, &request)
             }
             RealmCommand::ACTIVATE_REALM => {
-                let _config = self.config.lock();
+                let _config = self.config.lock_killable()?;
                 self.realm.activate().map_err(|error| self.explain("ACTIVATE_REALM", &error))?;
                 Ok(0)
             }
@@ -48,7 +47,7 @@ impl<H: Host> Vm<H> {
 
     fn configure(&self, request: &RmeConfig) -> Result<i64, Errno> {
         let explain = |error: RealmError| self.explain("CONFIG_REALM", &error);
-        let _config = self.config.lock();
+        let _config = self.config.lock_killable()?;
         self.require(Phase::None, Operation::Configure).map_err(explain)?;
         match request.cfg {
             ConfigItem::RPV => self.realm.set_rpv(request.as_rpv()),
@@ -65,22 +64,43 @@ impl<H: Host> Vm<H> {
 
     fn create_realm(&self) -> Result<i64, Errno> {
         let explain = |error: RealmError| self.explain("CREATE_REALM", &error);
-        let config = self.config.lock();
-        self.require(Phase::None, Operation::Create).map_err(explain)?;
+        let parts = self.realm.gather().map_err(explain)?;
+        let created = self.create_of(parts);
+        created.map(|()| 0)
+    }
+
+    fn create_of(&self, parts: Parts) -> Result<(), Errno> {
+        let config = match self.config.lock_killable() {
+            Ok(config) => config,
+            Err(errno) => {
+                self.realm.scatter(parts);
+                return Err(errno);
+            }
+        };
+        let cpu = match self.cpu_params(&config) {
+            Ok(cpu) => cpu,
+            Err(errno) => {
+                self.realm.scatter(parts);
+                return Err(errno);
+            }
+        };
+        self.realm.create_from(parts, &cpu).map_err(|error| self.explain("CREATE_REALM", &error))
+    }
+
+    /// What the vCPUs decide about the realm, with the configuration locked.
+    fn cpu_params(&self, config: &Config<H>) -> Result<CpuParams, Errno> {
         let pmu = config.features.is_some_and(|features| features.has(VcpuFeature::PMU_V3));
-        let cpu = CpuParams {
+        Ok(CpuParams {
             sve_vl: self.common_sve_length()?,
             num_bps: config.registers.num_bps(),
             num_wps: config.registers.num_wps(),
             pmu_num_ctrs: pmu.then(|| config.registers.pmu_num_ctrs()),
-        };
-        self.realm.create(&cpu).map_err(explain)?;
-        Ok(0)
+        })
     }
 
     /// The vector length of all vCPUs, in quadwords minus one; `None` if none of them has SVE.
     fn common_sve_length(&self) -> Result<Option<u8>, Errno> {
-        let mut lengths = self.vcpus().into_iter().map(|vcpu| vcpu.sve_length());
+        let mut lengths = self.vcpus().map(|vcpu| vcpu.sve_length());
         let first = lengths.next().unwrap_or(Ok(None))?;
         for length in lengths {
             if length? != first {
@@ -92,13 +112,12 @@ impl<H: Host> Vm<H> {
         Ok(first)
     }
 
-    fn init_ripas(&self, request: &RmeInitRipas) -> Result<i64, Errno> {
+    fn init_ripas(&self, user: &impl UserMemory, request: &RmeInitRipas) -> Result<i64, Errno> {
         // Version 8 does not look at the reserved fields, later ones want zero: a VMM that is right for both sets zero.
         if request.reserved != [0; 2] {
             return Err(Errno::EINVAL);
         }
-        let _config = self.config.lock();
-        let done = self.realm.init_ripas(request.base, request.size);
+        let done = self.realm.init_ripas(request.base, request.size, &|| user.must_die());
         done.map_err(|error| self.explain("INIT_RIPAS_REALM", &error))?;
         Ok(0)
     }

@@ -1,15 +1,17 @@
 //! The interrupt controller as a file: KVM_SET_DEVICE_ATTR.
 
-use super::Vm;
+use super::{Config, Vm};
 use crate::host::user;
-use crate::run::irqchip::{GicConfig, Irqchip, Wake};
+use crate::run::Gic;
+use crate::run::irqchip::{GicConfig, Irqchip};
+use crate::run::waker::Wakers;
 use crate::{Errno, File, Host, Lock, UserMemory};
-use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::kvm::{
     CreateDevice, DeviceAttr, DeviceType, FileKind, Ioctl, VGIC_CTRL_INIT, VGIC_GRP_ADDR, VGIC_GRP_CTRL,
     VGIC_GRP_NR_IRQS, VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST,
 };
+use realm_alloc::Arc;
 
 /// KVM_CREATE_DEVICE_TEST.
 const CREATE_DEVICE_TEST: u32 = 1;
@@ -23,27 +25,34 @@ const DEFAULT_IRQS: u32 = 256;
 const IRQ_STEP: u32 = 32;
 
 /// A GIC whose configuration is not complete.
-#[derive(Clone)]
-pub(crate) struct GicSetup {
-    chip: Arc<dyn Irqchip>,
+pub(crate) struct GicSetup<H: Host> {
+    chip: Arc<H::Irqchip>,
     dist: Option<u64>,
     redist: Option<u64>,
     nr_irqs: Option<u32>,
     /// KVM_DEV_ARM_VGIC_CTRL_INIT came; a VMM may give the addresses after it.
     initialised: bool,
+    /// A thread is starting it, which takes memory and so no lock.
+    starting: bool,
+}
+
+impl<H: Host> Clone for GicSetup<H> {
+    fn clone(&self) -> Self {
+        Self { chip: self.chip.clone(), ..*self }
+    }
 }
 
 /// The interrupt controller of a VM.
-pub(crate) enum GicState {
+pub(crate) enum GicState<H: Host> {
     /// There is none.
     None,
     /// It is being configured.
-    Setup(GicSetup),
+    Setup(GicSetup<H>),
     /// It runs.
-    Running(Arc<dyn Irqchip>),
+    Running(Arc<Gic<H>>),
 }
 
-impl GicState {
+impl<H: Host> GicState<H> {
     pub(crate) fn is_initialised(&self) -> bool {
         match self {
             Self::None => false,
@@ -52,9 +61,9 @@ impl GicState {
         }
     }
 
-    pub(crate) fn running(&self) -> Option<Arc<dyn Irqchip>> {
+    pub(crate) fn running(&self) -> Option<Arc<Gic<H>>> {
         match self {
-            Self::Running(chip) => Some(chip.clone()),
+            Self::Running(gic) => Some(gic.clone()),
             _ => None,
         }
     }
@@ -63,12 +72,12 @@ impl GicState {
     ///
     /// # Errors
     /// `EOPNOTSUPP` without one, `EBUSY` before INIT, `ENXIO` before it has addresses.
-    pub(crate) fn for_run(&self) -> Result<Arc<dyn Irqchip>, Errno> {
+    pub(crate) fn for_run(&self) -> Result<Arc<Gic<H>>, Errno> {
         match self {
             Self::None => Err(Errno::EOPNOTSUPP),
-            Self::Setup(setup) if !setup.initialised => Err(Errno::EBUSY),
+            Self::Setup(setup) if !setup.initialised || setup.starting => Err(Errno::EBUSY),
             Self::Setup(_) => Err(Errno::ENXIO),
-            Self::Running(chip) => Ok(chip.clone()),
+            Self::Running(gic) => Ok(gic.clone()),
         }
     }
 }
@@ -80,7 +89,7 @@ pub struct IrqchipFile<H: Host> {
 }
 
 impl<H: Host> Vm<H> {
-    pub(super) fn create_device(self: &Arc<Self>, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+    pub(super) fn create_device(this: &Arc<Self>, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
         let request: CreateDevice = user::read(user, arg)?;
         if request.flags & !CREATE_DEVICE_TEST != 0 {
             return Err(Errno::EINVAL);
@@ -92,18 +101,27 @@ impl<H: Host> Vm<H> {
         if request.flags & CREATE_DEVICE_TEST != 0 {
             return Ok(0);
         }
+        let there_is_one = |config: &Config<H>| !matches!(config.gic, GicState::None);
+        if there_is_one(&*this.config.lock_killable()?) {
+            return Err(Errno::EEXIST);
+        }
+        let chip = this.host().create_irqchip()?;
+        let file = IrqchipFile { vm: this.clone(), open: AtomicBool::new(true) };
+        let file = File::Irqchip(Arc::try_new(file)?);
         {
-            let mut config = self.config.lock();
-            if !matches!(config.gic, GicState::None) {
+            let mut config = this.config.lock_killable()?;
+            if there_is_one(&config) {
                 return Err(Errno::EEXIST);
             }
-            let chip = self.host().create_irqchip()?;
-            let setup = GicSetup { chip, dist: None, redist: None, nr_irqs: None, initialised: false };
-            config.gic = GicState::Setup(setup);
+            let (dist, redist, nr_irqs) = (None, None, None);
+            let (initialised, starting) = (false, false);
+            config.gic = GicState::Setup(GicSetup { chip, dist, redist, nr_irqs, initialised, starting });
         }
-        self.file_opened();
-        let file = File::Irqchip(Arc::new(IrqchipFile { vm: self.clone(), open: AtomicBool::new(true) }));
-        let fd = self.device().install(file).inspect_err(|_| self.config.lock().gic = GicState::None)?;
+        this.file_opened();
+        let fd = this.device().install(file).inspect_err(|_| {
+            let old = core::mem::replace(&mut this.config.lock().gic, GicState::None);
+            drop(old);
+        })?;
         // The descriptor is the caller's from here on, even if it cannot be told.
         let fd = u32::try_from(fd).map_err(|_| Errno::EMFILE)?;
         user::write(user, arg, &CreateDevice { fd, ..request })?;
@@ -120,9 +138,7 @@ impl<H: Host> IrqchipFile<H> {
 
     pub(crate) fn ioctl(&self, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let ioctl = Ioctl::parse(self.vm.device().generation(), FileKind::Emulated, cmd);
-        if self.vm.is_dead() {
-            return Err(Errno::EIO);
-        }
+        let _inside = self.vm.enter(user)?;
         match ioctl {
             Ioctl::SetDeviceAttr => self.set(user, &user::read(user, arg)?).map(|()| 0),
             Ioctl::HasDeviceAttr => {
@@ -147,21 +163,40 @@ impl<H: Host> IrqchipFile<H> {
             VGIC_GRP_NR_IRQS => u64::from(user::read::<u32>(user, attr.addr)?),
             _ => 0,
         };
-        // With the configuration locked no vCPU is added.
-        let mut config = self.vm.config.lock();
-        let count = self.vm.vcpus().last().map_or(0, |vcpu| vcpu.id().saturating_add(1));
-        let GicState::Setup(old) = &config.gic else {
-            // INIT may be repeated; everything else is too late.
-            return if attr.group == VGIC_GRP_CTRL { Ok(()) } else { Err(Errno::EBUSY) };
-        };
-        let mut setup = old.clone();
-        match (attr.group, attr.attr) {
-            (VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST) => {
-                self.set_address(&mut setup.dist, value, DIST_SIZE)?;
+        let complete = {
+            let mut config = self.vm.config.lock_killable()?;
+            // With the configuration locked no vCPU is added.
+            let count = self.vm.vcpus().last().map_or(0, |vcpu| vcpu.id().saturating_add(1));
+            let GicState::Setup(old) = &mut config.gic else {
+                // INIT may be repeated; everything else is too late.
+                return if attr.group == VGIC_GRP_CTRL { Ok(()) } else { Err(Errno::EBUSY) };
+            };
+            if old.starting {
+                return Err(Errno::EBUSY);
             }
+            let mut setup = old.clone();
+            self.change(&mut setup, attr, value, count)?;
+            let complete = self.complete(&setup, count)?;
+            setup.starting = complete.is_some();
+            *old = setup;
+            complete
+        };
+        complete.map_or(Ok(()), |config| self.start(&config))
+    }
+
+    /// Changes the configuration as `attr` says, with `count` redistributors.
+    fn change(
+        &self,
+        setup: &mut GicSetup<H>,
+        attr: &DeviceAttr,
+        value: u64,
+        count: u32,
+    ) -> Result<(), Errno> {
+        match (attr.group, attr.attr) {
+            (VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST) => self.set_address(&mut setup.dist, value, DIST_SIZE),
             (VGIC_GRP_ADDR, _) => {
                 let size = REDIST_SIZE.saturating_mul(u64::from(count).max(1));
-                self.set_address(&mut setup.redist, value, size)?;
+                self.set_address(&mut setup.redist, value, size)
             }
             (VGIC_GRP_NR_IRQS, _) => {
                 let irqs = u32::try_from(value).map_err(|_| Errno::EINVAL)?;
@@ -171,11 +206,13 @@ impl<H: Host> IrqchipFile<H> {
                 if setup.nr_irqs.replace(irqs).is_some() || setup.initialised {
                     return Err(Errno::EBUSY);
                 }
+                Ok(())
             }
-            _ => setup.initialised = true,
+            _ => {
+                setup.initialised = true;
+                Ok(())
+            }
         }
-        config.gic = self.start(setup, count)?;
-        Ok(())
     }
 
     fn set_address(&self, slot: &mut Option<u64>, address: u64, size: u64) -> Result<(), Errno> {
@@ -192,10 +229,10 @@ impl<H: Host> IrqchipFile<H> {
         Ok(())
     }
 
-    /// Starts the GIC when its configuration is complete.
-    fn start(&self, setup: GicSetup, vcpus: u32) -> Result<GicState, Errno> {
+    /// What the GIC is started with, if its configuration is complete.
+    fn complete(&self, setup: &GicSetup<H>, vcpus: u32) -> Result<Option<GicConfig>, Errno> {
         let (true, Some(dist), Some(redist)) = (setup.initialised, setup.dist, setup.redist) else {
-            return Ok(GicState::Setup(setup));
+            return Ok(None);
         };
         // vCPUs may have come since the address was checked.
         let frames = redist..redist.saturating_add(REDIST_SIZE.saturating_mul(u64::from(vcpus)));
@@ -206,15 +243,43 @@ impl<H: Host> IrqchipFile<H> {
             return Err(Errno::E2BIG);
         }
         let nr_irqs = setup.nr_irqs.unwrap_or(DEFAULT_IRQS);
-        let vm: Weak<Vm<H>> = Arc::downgrade(&self.vm);
-        let wake: Weak<dyn Wake> = vm;
-        setup.chip.init(&GicConfig { dist, redist, nr_irqs, vcpus }, wake)?;
-        Ok(GicState::Running(setup.chip))
+        Ok(Some(GicConfig { dist, redist, nr_irqs, vcpus }))
+    }
+
+    /// Starts the GIC, which this thread alone does: it is marked as starting. No vCPU is added any more.
+    fn start(&self, config: &GicConfig) -> Result<(), Errno> {
+        let chip = match &self.vm.config.lock().gic {
+            GicState::Setup(setup) => setup.chip.clone(),
+            _ => return Err(Errno::EBUSY),
+        };
+        let started = self.make_gic(chip, config);
+        let mut locked = self.vm.config.lock();
+        let old = match (&mut locked.gic, &started) {
+            (_, Ok(gic)) => core::mem::replace(&mut locked.gic, GicState::Running(gic.clone())),
+            // As if the attribute that completed it had not come: INIT has to come again.
+            (GicState::Setup(setup), Err(_)) => {
+                (setup.starting, setup.initialised) = (false, false);
+                return started.map(|_| ());
+            }
+            (_, Err(_)) => return started.map(|_| ()),
+        };
+        drop(locked);
+        drop(old);
+        Ok(())
+    }
+
+    fn make_gic(&self, chip: Arc<H::Irqchip>, config: &GicConfig) -> Result<Arc<Gic<H>>, Errno> {
+        let mut wakers = Wakers::new(self.vm.device().rmm().clone(), config.vcpus)?;
+        for vcpu in self.vm.vcpus() {
+            wakers.set(vcpu.id(), vcpu.waker().clone());
+        }
+        chip.init(config)?;
+        Ok(Arc::try_new(Gic::new(chip, wakers))?)
     }
 
     pub(crate) fn release(&self) {
         if self.open.swap(false, Ordering::SeqCst) {
-            self.vm.file_closed();
+            Vm::file_closed(&self.vm);
         }
     }
 }

@@ -1,23 +1,27 @@
 //! Memory slots, guest_memfd and attributes, and what their changes take away from the realm.
+//!
+//! A change is made first, so that whoever looks at slots and attributes with a block locked maps nothing any more that is
+//! going; then the memory is taken away, block by block.
 
 use super::{Memory, Slot, Vm};
 use crate::error::RealmError;
 use crate::host::user;
+use crate::memory::attributes::MORE_RANGES;
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::memory::memslot::{Change, Memslot, Region};
-use crate::{Errno, File, Host, Lock, UserMemory};
-use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
+use crate::{Errno, File, Host, Lock, UserMemory, room};
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use realm_abi::kvm::{
     CreateGuestMemfd, MEMORY_ATTRIBUTE_PRIVATE, MemRegionFlags, MemoryAttributes, UserMemoryRegion,
     UserMemoryRegion2,
 };
+use realm_alloc::{Arc, Vec};
 
 /// A guest_memfd with the VM it was made for.
 pub struct MemfdFile<H: Host> {
-    vm: Weak<Vm<H>>,
+    /// The VM, to be compared only: it may be gone.
+    vm: usize,
     memfd: Arc<GuestMemfd<H>>,
 }
 
@@ -39,45 +43,80 @@ impl<H: Host> Slot<H> {
 }
 
 impl<H: Host> Memory<H> {
-    fn removal_begins(&mut self) {
-        self.removals = self.removals.saturating_add(1);
-    }
-
-    fn removal_ends(&mut self) {
-        self.removals = self.removals.saturating_sub(1);
-        self.generation = self.generation.wrapping_add(1);
-    }
-
-    /// The slots that have something in a range.
-    pub(crate) fn slots_in(&self, ipas: &Range<u64>) -> Vec<Arc<Slot<H>>> {
-        let meets = |slot: &&Arc<Slot<H>>| slot.base < ipas.end && ipas.start < slot.range().end;
-        self.slots.iter().filter(meets).cloned().collect()
+    /// Whether `slot` is what covers `ipas`, and stays so.
+    fn has(&self, slot: &Arc<Slot<H>>, ipas: &Range<u64>) -> bool {
+        let covers = slot.range().start <= ipas.start && ipas.end <= slot.range().end;
+        let found = self.slots.find(ipas.start).is_some_and(|found| Arc::ptr_eq(found, slot));
+        covers && found && !slot.is_leaving()
     }
 }
 
 impl<H: Host> Vm<H> {
-    /// Runs `removal`, during which and after which nothing is mapped that was looked up before.
-    pub(super) fn removing<R>(
-        &self,
-        announce: impl FnOnce(&mut Memory<H>) -> Result<(), Errno>,
-        removal: impl FnOnce() -> R,
-    ) -> Result<R, Errno> {
-        {
-            let mut memory = self.memory.lock();
-            announce(&mut memory)?;
-            memory.removal_begins();
-        }
-        let result = removal();
-        self.memory.lock().removal_ends();
-        Ok(result)
+    /// Whether `ipas` are private memory of `slot` and nobody is taking them away.
+    pub(crate) fn is_private(&self, slot: &Arc<Slot<H>>, ipas: &Range<u64>) -> bool {
+        let memory = self.memory.lock();
+        let private = memory.private.around(ipas.start).is_some_and(|range| ipas.end <= range.end);
+        private && memory.has(slot, ipas)
     }
 
-    /// Takes both sides of a part of a slot away from the realm.
-    pub(super) fn unmap_slot(&self, slot: &Slot<H>, ipas: &Range<u64>) -> Result<(), RealmError> {
-        let size = ipas.end.saturating_sub(ipas.start);
-        let shared = self.realm.unmap_shared(ipas.start, size);
-        let private = slot.private_range(ipas).map_or(Ok(()), |range| self.realm.unmap_private(&range));
-        shared.and(private)
+    /// Whether `ipas` are shared memory of `slot` and nobody is taking them away.
+    pub(crate) fn is_shared(&self, slot: &Arc<Slot<H>>, ipas: &Range<u64>) -> bool {
+        let memory = self.memory.lock();
+        // Only a slot with a private side has an attribute to disagree with.
+        let shared = slot.private.is_none() || !memory.private.meet(ipas);
+        shared && memory.has(slot, ipas)
+    }
+
+    /// Whether `ipas` are memory of `slot`, private or not, and nobody is taking the slot away.
+    pub(super) fn has_slot(&self, slot: &Arc<Slot<H>>, ipas: &Range<u64>) -> bool {
+        self.memory.lock().has(slot, ipas)
+    }
+
+    /// Waits until a change of slots or attributes that is under way is done.
+    pub(crate) fn wait_for_layout(&self) -> Result<(), Errno> {
+        drop(self.layout.lock_killable()?);
+        Ok(())
+    }
+
+    /// Locks the layout, with room for `more` elements in a list that only who has that lock changes.
+    fn lock_layout_with_room<T>(
+        &self,
+        list: impl Fn(&mut Memory<H>) -> &mut Vec<T> + Copy,
+        more: usize,
+    ) -> Result<<H::Lock<()> as Lock<()>>::Guard<'_>, Errno> {
+        loop {
+            room::make(&self.memory, list, more)?;
+            let layout = self.layout.lock_killable()?;
+            if list(&mut self.memory.lock()).spare() >= more {
+                return Ok(layout);
+            }
+        }
+    }
+
+    /// Takes the private memory of all slots in a range away from the realm. Long.
+    pub(crate) fn unmap_private_of(
+        &self,
+        ipas: &Range<u64>,
+        stop: &impl Fn() -> bool,
+    ) -> Result<(), RealmError> {
+        self.each_slot(ipas, |slot, part| {
+            slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, stop))
+        })
+    }
+
+    /// Does `work` with every slot in a range and the part of the range that it covers, until it fails.
+    fn each_slot(
+        &self,
+        ipas: &Range<u64>,
+        mut work: impl FnMut(&Slot<H>, Range<u64>) -> Result<(), RealmError>,
+    ) -> Result<(), RealmError> {
+        let mut rest = ipas.clone();
+        loop {
+            let next = self.memory.lock().slots.first_in(&rest).cloned();
+            let Some(slot) = next else { return Ok(()) };
+            work(&slot, slot.base.max(ipas.start)..slot.range().end.min(ipas.end))?;
+            rest.start = slot.range().end;
+        }
     }
 
     pub(super) fn set_region_v1(&self, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
@@ -86,71 +125,83 @@ impl<H: Host> Vm<H> {
         if MemRegionFlags::from_bits_retain(region.flags).contains(MemRegionFlags::GUEST_MEMFD) {
             return Err(Errno::EINVAL);
         }
-        self.set_region(&UserMemoryRegion2 {
-            slot: region.slot,
-            flags: region.flags,
-            guest_phys_addr: region.guest_phys_addr,
-            memory_size: region.memory_size,
-            userspace_addr: region.userspace_addr,
-            ..UserMemoryRegion2::default()
-        })
+        self.set_region(
+            user,
+            &UserMemoryRegion2 {
+                slot: region.slot,
+                flags: region.flags,
+                guest_phys_addr: region.guest_phys_addr,
+                memory_size: region.memory_size,
+                userspace_addr: region.userspace_addr,
+                ..UserMemoryRegion2::default()
+            },
+        )
     }
 
-    pub(super) fn set_region(&self, region: &UserMemoryRegion2) -> Result<i64, Errno> {
+    pub(super) fn set_region(
+        &self,
+        user: &impl UserMemory,
+        region: &UserMemoryRegion2,
+    ) -> Result<i64, Errno> {
         let region = Region::check(region, self.realm.ipa(), self.page_size())?;
-        let _layout = self.layout.lock();
-        let change = self.memory.lock().slots.plan(&region)?;
-        match change {
-            Change::Nothing => {}
-            Change::Create => {
-                let slot = self.make_slot(&region)?;
-                self.memory.lock().slots.insert(slot)?;
+        // What the new slot is made of, before there is a lock; what is wrong with it counts after what is wrong with the
+        // region.
+        let file = region.private.map(|(fd, _)| self.host().file(fd));
+        let new = match (&file, region.private) {
+            (Some(Some(File::GuestMemfd(file))), Some((_, offset))) => {
+                Some(Arc::try_new(region.slot(Some((file.memfd.clone(), offset))))?)
             }
-            Change::Delete => self.replace_slot(region.id, None)?,
-            Change::Move => self.replace_slot(region.id, Some(region.base))?,
+            (None, _) if region.size > 0 => Some(Arc::try_new(region.slot(None))?),
+            _ => None,
+        };
+        let _layout = self.lock_layout_with_room(|memory| &mut memory.slots.0, 1)?;
+        let change = self.memory.lock().slots.plan(&region)?;
+        let new = match (change, file) {
+            (Change::Create, Some(None)) => return Err(Errno::EBADF),
+            (Change::Create, Some(Some(File::GuestMemfd(file)))) => {
+                self.check_bindable(&file, &region)?;
+                new
+            }
+            (Change::Create, Some(Some(_))) => return Err(Errno::EINVAL),
+            (Change::Nothing, _) => return Ok(0),
+            (Change::Delete, _) => None,
+            (Change::Create | Change::Move, _) => new,
+        };
+        if change != Change::Create {
+            self.remove_slot(user, region.id)?;
+        }
+        match new {
+            // Room was made, and only who has the layout's lock adds a slot.
+            Some(slot) => self.memory.lock().slots.insert(slot).map_err(|_| Errno::ENOMEM)?,
+            None => {}
         }
         Ok(0)
     }
 
-    /// Takes a slot's memory away from the realm and puts the slot to another address, or away. If the realm does not let
-    /// go of the memory the slot stays, so that it can be tried again and no memory is freed that the realm can still
-    /// reach.
-    fn replace_slot(&self, id: u32, base: Option<u64>) -> Result<(), Errno> {
+    /// Takes a slot's memory away from the realm, and the slot. If the realm does not let go of the memory the slot stays, so
+    /// that it can be tried again and no memory is freed that the realm can still reach.
+    fn remove_slot(&self, user: &impl UserMemory, id: u32) -> Result<(), Errno> {
         // It is held until no lock is: it may be the last that keeps a guest_memfd.
         let slot = self.memory.lock().slots.by_id(id).cloned().ok_or(Errno::EINVAL)?;
-        // The slot changes before the removal ends, or a fault in between would map memory of it that nobody takes away.
-        self.removing(
-            |_| Ok(()),
-            || {
-                let unmapped = self.unmap_slot(&slot, &slot.range());
-                unmapped.map_err(|error| self.explain("KVM_SET_USER_MEMORY_REGION2", &error))?;
-                let mut memory = self.memory.lock();
-                memory.slots.remove(id);
-                base.map_or(Ok(()), |base| memory.slots.insert(Memslot { base, ..(*slot).clone() }))
-            },
-        )?
+        slot.leaving.store(true, Ordering::Release);
+        let stop = || user.must_die();
+        let shared = self.realm.unmap_shared(slot.base, slot.size, &stop);
+        let private =
+            slot.private_range(&slot.range()).map_or(Ok(()), |range| self.realm.unmap_private(&range, &stop));
+        if let Err(error) = shared.and(private) {
+            slot.leaving.store(false, Ordering::Release);
+            return Err(self.explain("KVM_SET_USER_MEMORY_REGION2", &error));
+        }
+        let removed = self.memory.lock().slots.remove(id);
+        drop(removed);
+        Ok(())
     }
 
-    fn make_slot(&self, region: &Region) -> Result<Slot<H>, Errno> {
-        let private = match region.private {
-            None => None,
-            Some((fd, offset)) => {
-                let file = match self.host().file(fd) {
-                    Some(File::GuestMemfd(file)) => file,
-                    Some(_) => return Err(Errno::EINVAL),
-                    None => return Err(Errno::EBADF),
-                };
-                Some((self.bindable(&file, offset, region.size)?, offset))
-            }
-        };
-        let &Region { id, base, size, user_addr, .. } = region;
-        Ok(Memslot { id, base, size, user_addr, private })
-    }
-
-    /// A guest_memfd, if `[offset, offset + size)` of it may back a slot of this VM.
-    fn bindable(&self, file: &MemfdFile<H>, offset: u64, size: u64) -> Result<Arc<GuestMemfd<H>>, Errno> {
-        let end = offset.checked_add(size).ok_or(Errno::EINVAL)?;
-        if !core::ptr::eq(file.vm.as_ptr(), self) || end > file.memfd.size() {
+    /// Whether the part of a guest_memfd that `region` names may back a slot of this VM.
+    fn check_bindable(&self, file: &MemfdFile<H>, region: &Region) -> Result<(), Errno> {
+        let Some((_, offset)) = region.private else { return Ok(()) };
+        let end = offset.checked_add(region.size).ok_or(Errno::EINVAL)?;
+        if file.vm != self.identity() || end > file.memfd.size() {
             return Err(Errno::EINVAL);
         }
         // One page of private memory has one address.
@@ -160,20 +211,28 @@ impl<H: Host> Vm<H> {
                 Arc::ptr_eq(memfd, &file.memfd) && bound.start < end && offset < bound.end
             })
         });
-        if bound_twice { Err(Errno::EEXIST) } else { Ok(file.memfd.clone()) }
+        if bound_twice { Err(Errno::EEXIST) } else { Ok(()) }
     }
 
-    pub(super) fn create_guest_memfd(self: &Arc<Self>, request: &CreateGuestMemfd) -> Result<i64, Errno> {
+    fn identity(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    pub(super) fn create_guest_memfd(&self, request: &CreateGuestMemfd) -> Result<i64, Errno> {
         if request.flags != 0 || request.reserved != [0; 6] {
             return Err(Errno::EINVAL);
         }
         let memfd = GuestMemfd::new(self.device().rmm().clone(), request.size)
             .map_err(|error| self.explain("KVM_CREATE_GUEST_MEMFD", &error))?;
-        let file = MemfdFile { vm: Arc::downgrade(self), memfd: Arc::new(memfd) };
-        self.device().install(File::GuestMemfd(Arc::new(file)))
+        let file = MemfdFile { vm: self.identity(), memfd: Arc::try_new(memfd)? };
+        self.device().install(File::GuestMemfd(Arc::try_new(file)?))
     }
 
-    pub(super) fn set_attributes(&self, request: &MemoryAttributes) -> Result<i64, Errno> {
+    pub(super) fn set_attributes(
+        &self,
+        user: &impl UserMemory,
+        request: &MemoryAttributes,
+    ) -> Result<i64, Errno> {
         let page = self.page_size();
         let &MemoryAttributes { address, size, attributes, flags } = request;
         if flags != 0 || attributes & !MEMORY_ATTRIBUTE_PRIVATE != 0 {
@@ -184,52 +243,26 @@ impl<H: Host> Vm<H> {
             return Err(Errno::EINVAL);
         }
         let (ipas, private) = (address..end, attributes != 0);
-        let _layout = self.layout.lock();
-        let slots = self.memory.lock().slots_in(&ipas);
-        let result = self.removing(
-            |memory| memory.private.set(ipas.clone(), private),
-            || {
-                // What is now private loses its shared side, and the other way round.
-                slots.iter().try_for_each(|slot| {
-                    let part = slot.base.max(ipas.start)..slot.range().end.min(ipas.end);
-                    if private {
-                        self.realm.unmap_shared(part.start, part.end.saturating_sub(part.start))
-                    } else {
-                        slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range))
-                    }
-                })
-            },
-        )?;
+        let _layout = self.lock_layout_with_room(|memory| &mut memory.private.0, MORE_RANGES)?;
+        self.memory.lock().private.set(ipas.clone(), private)?;
+        // What is now private loses its shared side, and the other way round.
+        let stop = || user.must_die();
+        let result = self.each_slot(&ipas, |slot, part| {
+            if private {
+                self.realm.unmap_shared(part.start, part.end.saturating_sub(part.start), &stop)
+            } else {
+                slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, &stop))
+            }
+        });
         result.map_err(|error| self.explain("KVM_SET_MEMORY_ATTRIBUTES", &error))?;
         Ok(0)
     }
+}
 
-    /// The process is about to unmap, move or write-protect `[start, end)` of its memory: nothing of it may stay mapped
-    /// into the realm (its shared half; private memory is not the process's). When this returns the realm cannot reach it,
-    /// and will not before [`Self::invalidation_ends`], which must follow when the process no longer maps the memory and
-    /// before anybody else gets it. Both may be called for any number of ranges at once.
-    ///
-    /// If the RMM refuses to unmap something the realm never runs again: what it still maps is out of its reach too.
-    pub fn invalidation_begins(&self, start: u64, end: u64) {
-        let user = start..end;
-        let ranges: Vec<Range<u64>> = {
-            let mut memory = self.memory.lock();
-            memory.removal_begins();
-            let parts = memory.slots.iter().map(|slot| slot.ipas_of_user_range(&user));
-            parts.filter(|ipas| !ipas.is_empty()).collect()
-        };
-        let unmap =
-            |ipas: &Range<u64>| self.realm.unmap_shared(ipas.start, ipas.end.saturating_sub(ipas.start));
-        if let Err(error) = ranges.iter().try_for_each(unmap) {
-            self.explain("a range of user memory could not be unmapped, so the realm cannot go on", &error);
-            self.realm.doom();
-            self.dead.store(true, Ordering::SeqCst);
-            self.evict_vcpus();
-        }
-    }
-
-    /// Ends [`Self::invalidation_begins`]: from now on faults get what the process has there now.
-    pub fn invalidation_ends(&self) {
-        self.memory.lock().removal_ends();
+impl Region {
+    /// The slot that the region describes.
+    fn slot<F>(&self, private: Option<(F, u64)>) -> Memslot<F> {
+        let &Self { id, base, size, user_addr, .. } = self;
+        Memslot { id, base, size, user_addr, private, leaving: AtomicBool::new(false) }
     }
 }

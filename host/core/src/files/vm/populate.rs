@@ -2,19 +2,19 @@
 
 use super::{Slot, Vm};
 use crate::error::{Operation, Phase};
+use crate::host::Hold;
 use crate::realm::PopulateRun;
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::{Errno, Host, Lock, UserMemory};
-use alloc::sync::Arc;
 use core::ops::Range;
 use realm_abi::kvm::{POPULATE_MEASURE, RmePopulate};
 use realm_abi::rmi::DataFlags;
+use realm_alloc::Arc;
 
 impl<H: Host> Vm<H> {
     /// The whole request is checked, slots included, before the first page of it is measured: a VMM's mistake then leaves
     /// the realm as it was. What fails later makes the realm unusable, because its measurement is one nobody expects.
     pub(super) fn populate(&self, user: &impl UserMemory, request: &RmePopulate) -> Result<i64, Errno> {
-        let _config = self.config.lock();
         self.require(Phase::New, Operation::Populate)
             .map_err(|error| self.explain("POPULATE_REALM", &error))?;
         let range = self.check_populate(request)?;
@@ -28,7 +28,6 @@ impl<H: Host> Vm<H> {
                 self.realm.abandon_populate(&run);
                 return Err(errno);
             }
-            self.host().yield_now();
             at = end;
         }
         Ok(0)
@@ -51,7 +50,7 @@ impl<H: Host> Vm<H> {
         let mut at = base;
         while at < end {
             let chunk = at..block_end(at).min(end);
-            let (slot, _) = self.populate_slot(&chunk)?;
+            let slot = self.populate_slot(&chunk)?;
             // The other chunks that lie wholly in the slot need no look: the request may be huge.
             let whole = slot.range().end & !BLOCK_SIZE.wrapping_sub(1);
             at = chunk.end.max(whole.min(end));
@@ -59,21 +58,20 @@ impl<H: Host> Vm<H> {
         Ok(base..end)
     }
 
-    /// The slot for a 2 MiB chunk of a request, and which removal was the last before it was found.
-    fn populate_slot(&self, chunk: &Range<u64>) -> Result<(Arc<Slot<H>>, u64), Errno> {
-        let (slot, generation) = {
-            let memory = self.memory.lock();
-            (memory.slots.find(chunk.start).cloned().ok_or(Errno::EFAULT)?, memory.generation)
-        };
+    /// The slot for a 2 MiB chunk of a request.
+    fn populate_slot(&self, chunk: &Range<u64>) -> Result<Arc<Slot<H>>, Errno> {
+        let slot = self.memory.lock().slots.find(chunk.start).cloned().ok_or(Errno::EFAULT)?;
         if chunk.end > slot.range().end {
             return Err(Errno::EINVAL);
         }
         if slot.private.is_none() {
             return Err(Errno::EPERM);
         }
-        Ok((slot, generation))
+        Ok(slot)
     }
 
+    /// Populates a chunk page by page. No lock is held over a page's fault or its allocation, so that whoever serves them may
+    /// use the VM.
     fn populate_piece(
         &self,
         user: &impl UserMemory,
@@ -81,31 +79,28 @@ impl<H: Host> Vm<H> {
         chunk: Range<u64>,
         flags: DataFlags,
     ) -> Result<(), Errno> {
-        let (mut slot, mut generation) = self.populate_slot(&chunk)?;
+        let page = self.page_size();
+        let mut slot = self.populate_slot(&chunk)?;
         let mut ipa = chunk.start;
         while ipa < chunk.end {
-            if self.is_dead() {
-                return Err(Errno::EIO);
+            if user.must_die() {
+                return Err(Errno::EINTR);
             }
             let private = slot.private_range(&chunk).ok_or(Errno::EPERM)?;
             // The series faults the source in for writing; the RMM only reads it.
-            let page = user.pin(slot.user_addr_of(ipa), true)?;
-            let populated = {
-                let memory = self.memory.lock();
-                // Another thread may be taking the slot away: what came after it nobody would find again.
-                let current = memory.removals == 0 && memory.generation == generation;
-                current.then(|| self.realm.populate_page(run, &private, ipa, page.pa, flags))
-            };
-            user.unpin(page);
-            match populated {
-                Some(populated) => populated.map_err(|error| self.explain("POPULATE_REALM", &error))?,
-                None => {
-                    self.host().yield_now();
-                    (slot, generation) = self.populate_slot(&chunk)?;
-                    continue;
-                }
+            let source = user.pin(slot.user_addr_of(ipa), page, Hold::Briefly)?;
+            // Another thread may be taking the slot away: what came after it nobody would find again.
+            let covered = ipa..ipa.saturating_add(page);
+            let valid = || self.has_slot(&slot, &covered);
+            let populated = self.realm.populate_page(run, &private, ipa, source.pa, flags, &valid);
+            self.host().unpin(source);
+            self.host().yield_now();
+            if populated.map_err(|error| self.explain("POPULATE_REALM", &error))? {
+                ipa = covered.end;
+            } else {
+                self.wait_for_layout()?;
+                slot = self.populate_slot(&chunk)?;
             }
-            ipa = ipa.saturating_add(self.page_size());
         }
         Ok(())
     }

@@ -1,246 +1,357 @@
 //! Realm memory at protected addresses.
 
-use super::Stage2;
-use crate::Host;
+use super::spare::{Spare, Stop};
+use super::{Blocks, PIECE, Stage2, Tidy};
 use crate::error::RealmError;
-use crate::memory::guest_memfd::{Cell, PrivateRange};
+use crate::memory::guest_memfd::{Cell, Chunk, PrivateRange};
 use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down};
 use crate::realm::{Fault, PopulateRun};
-use crate::rmm::Rmm;
 use crate::rmm::granule::{DelegatedGranule, NotDelegated};
 use crate::rmm::rmi::{Removal, RmiError, implausible};
+use crate::{Host, Lock};
 use realm_abi::GRANULE_SIZE;
-use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, Ripas, RmiCommand};
+use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, ReturnCode, Ripas, RmiCommand, Status};
 
-impl Stage2 {
-    /// Puts one granule of guest memory at `ipa` with `create`, which is DATA_CREATE or DATA_CREATE_UNKNOWN. On failure
+/// How often another page is tried for an address after the RMM refused one.
+const MAX_REFUSALS: usize = 8;
+
+/// A granule of a chunk and the address it is or shall be at.
+struct Place<'a> {
+    chunk: &'a mut Chunk,
+    index: usize,
+    ipa: u64,
+}
+
+impl<H: Host> Stage2<'_, H> {
+    /// Puts the granule of guest memory at `place` with `create`, which is DATA_CREATE or DATA_CREATE_UNKNOWN. On failure
     /// the granule is back in its cell, or lost.
-    fn assign<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
-        cell: &mut Cell,
-        ipa: u64,
+    fn assign(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
+        place: &mut Place<'_>,
         create: impl Fn(u64) -> Result<(), RmiError>,
-    ) -> Result<(), RealmError> {
-        let granule = match core::mem::replace(cell, Cell::Lost) {
-            Cell::Host(granule) => granule,
-            Cell::Lost => return Err(RealmError::MemoryLost { ipa }),
-            other @ Cell::Realm(_) => {
-                *cell = other;
-                return Err(RealmError::AlreadyPopulated { ipa });
-            }
-            Cell::Absent => {
-                *cell = Cell::Absent;
-                return Err(RealmError::NoMemory);
+    ) -> Result<(), Stop> {
+        let &mut Place { ref mut chunk, index, ipa } = place;
+        let granule = chunk.take_host(index).map_err(|cell| match cell {
+            Cell::Lost => RealmError::MemoryLost { ipa },
+            Cell::Realm => RealmError::AlreadyPopulated { ipa },
+            Cell::Absent | Cell::Host => RealmError::NoMemory,
+        })?;
+        let granule = match granule.delegate(self.rmm.rmi()) {
+            Ok(granule) => granule,
+            Err(NotDelegated { granule, error }) => {
+                chunk.put_host(index, granule);
+                return Err(error.into());
             }
         };
-        match granule.delegate(rmm.rmi()) {
-            Err(NotDelegated { granule, error }) => {
-                *cell = Cell::Host(granule);
-                Err(error.into())
+        let pa = granule.pa();
+        match self.with_tables(blocks, spare, ipa, RTT_PAGE_LEVEL, || create(pa)) {
+            Ok(()) => {
+                chunk.put_realm(index, granule);
+                Ok(())
             }
-            Ok(granule) => {
-                let pa = granule.pa();
-                match self.with_tables(rmm, ipa, RTT_PAGE_LEVEL, || create(pa)) {
-                    Ok(()) => {
-                        *cell = Cell::Realm(granule);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        take_back(rmm, cell, granule);
-                        Err(error)
-                    }
-                }
+            Err(stop) => {
+                self.take_back_data(chunk, index, granule);
+                Err(stop)
             }
         }
     }
 
-    /// Destroys the data granule at `ipa` that `cell` holds and takes it back. A block is split first.
-    fn unassign<H: Host>(&mut self, rmm: &Rmm<H>, cell: &mut Cell, ipa: u64) -> Result<(), RealmError> {
-        let Cell::Realm(granule) = cell else { return Ok(()) };
-        let (command, expected) = (RmiCommand::DataDestroy { rd: self.rd, ipa }, granule.pa());
-        let mut removal = rmm.rmi().data_destroy(self.rd, ipa)?;
+    /// Destroys the data granule at `place` and takes it back, if the realm has it. A block is split first.
+    fn unassign(&self, blocks: &mut Blocks, spare: &mut Spare, place: &mut Place<'_>) -> Result<(), Stop> {
+        let &mut Place { ref mut chunk, index, ipa } = place;
+        let Some(expected) = chunk.realm_pa(index) else { return Ok(()) };
+        let command = RmiCommand::DataDestroy { rd: self.rd, ipa };
+        let mut removal = self.rmm.rmi().data_destroy(self.rd, ipa)?;
         if let Removal::Blocked { level } = removal
             && level < RTT_PAGE_LEVEL
         {
-            self.create_tables(rmm, ipa, level, RTT_PAGE_LEVEL)?;
-            removal = rmm.rmi().data_destroy(self.rd, ipa)?;
+            self.create_tables(blocks, spare, ipa, level, RTT_PAGE_LEVEL)?;
+            removal = self.rmm.rmi().data_destroy(self.rd, ipa)?;
         }
-        match removal {
+        let why = match removal {
             Removal::Removed { pa, .. } if pa == expected => {
-                if let Cell::Realm(granule) = core::mem::replace(cell, Cell::Lost) {
-                    take_back(rmm, cell, granule);
+                if let Some(granule) = chunk.take_realm(index) {
+                    self.take_back_data(chunk, index, granule);
                 }
-                Ok(())
+                return Ok(());
             }
-            Removal::Removed { .. } => {
-                Err(implausible(command, "it returned another granule than was put there").into())
-            }
-            Removal::Hole { .. } => {
-                Err(implausible(command, "it does not know the granule that was put there").into())
-            }
-            Removal::Blocked { .. } => {
-                Err(implausible(command, "a block is still there after it was split").into())
-            }
+            Removal::Removed { .. } => "it returned another granule than was put there",
+            Removal::Hole { .. } => "it does not know the granule that was put there",
+            Removal::Blocked { .. } => "a block is still there after it was split",
+        };
+        Err(implausible(command, why).into())
+    }
+
+    /// Takes a granule back from the RMM into its cell; if the RMM keeps it the cell is lost.
+    fn take_back_data(&self, chunk: &mut Chunk, index: usize, granule: DelegatedGranule) {
+        if let Ok(granule) = granule.undelegate(self.rmm.rmi()) {
+            chunk.put_host(index, granule);
         }
     }
 
-    /// Populates the granules of one host page.
+    /// Does `work`, and again with other memory as long as the RMM refuses to take what is behind `ipa`.
+    fn with_memory<R>(
+        &self,
+        range: &PrivateRange<'_, H>,
+        ipa: u64,
+        mut work: impl FnMut(&mut Spare) -> Result<R, Stop>,
+    ) -> Result<R, RealmError> {
+        let mut refusals = 0;
+        loop {
+            range.ensure(ipa)?;
+            let result = self.with_spare(false, &mut work);
+            if let Err(RealmError::Rmi(RmiError { command: RmiCommand::GranuleDelegate { .. }, .. })) = result
+                && refusals < MAX_REFUSALS
+            {
+                refusals = refusals.saturating_add(1);
+                range.refused(ipa);
+                continue;
+            }
+            return result;
+        }
+    }
+
+    /// Populates one granule with what is in the Host's granule at `src`, if it is still `valid` to; whether it was.
     #[expect(
         clippy::too_many_arguments,
         reason = "they are the arguments of DATA_CREATE and where to find its memory"
     )]
-    pub(crate) fn populate<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    pub(crate) fn populate(
+        &self,
         run: &mut PopulateRun,
         range: &PrivateRange<'_, H>,
         ipa: u64,
-        size: u64,
         src: u64,
         flags: DataFlags,
-    ) -> Result<(), RealmError> {
-        let rd = self.rd;
-        range.with_chunk(rmm, ipa, size, |chunk, first| {
-            let mut done = 0;
-            let failure = loop {
-                if done >= size {
-                    break None;
+        valid: &impl Fn() -> bool,
+    ) -> Result<bool, RealmError> {
+        let create = |src: u64| {
+            self.with_memory(range, ipa, |spare| {
+                let mut blocks = self.blocks(ipa).lock();
+                if !valid() {
+                    return Ok(false);
                 }
-                let (at, from) = (ipa.saturating_add(done), src.saturating_add(done));
-                let index = first.saturating_add(granules(done));
-                let created = chunk.ensure(rmm.host(), index).and_then(|cell| {
-                    self.assign(rmm, cell, at, |pa| rmm.rmi().data_create(rd, pa, at, from, flags))
-                });
-                match created {
-                    Ok(()) => run.count(),
-                    Err(error) => break Some(error),
-                }
-                done = done.saturating_add(GRANULE_SIZE);
-            };
-            let Some(error) = failure else { return Ok(()) };
-            while done > 0 {
-                done = done.saturating_sub(GRANULE_SIZE);
-                if let Some(cell) = chunk.cell(first.saturating_add(granules(done))) {
-                    // What cannot be rolled back stays in its cell and is destroyed with the realm, which is doomed.
-                    let _ = self.unassign(rmm, cell, ipa.saturating_add(done));
-                }
-            }
-            Err(error)
-        })
+                range.with_chunk(ipa, GRANULE_SIZE, |chunk, index| {
+                    let mut place = Place { chunk, index, ipa };
+                    self.assign(&mut blocks, spare, &mut place, |pa| {
+                        self.rmm.rmi().data_create(self.rd, pa, ipa, src, flags)
+                    })?;
+                    Ok(true)
+                })
+            })
+        };
+        let mut result = create(src);
+        if let Err(RealmError::Rmi(error)) = result
+            && refuses_source(&error)
+        {
+            // Perhaps the source lies in memory that cannot be delegated, which the RMM does not read from (RMM 1.0,
+            // RMI_DATA_CREATE, src_pas): a copy of it lies elsewhere.
+            let copy = self.rmm.take_owned()?;
+            self.copy_granule(src, copy.pa());
+            result = create(copy.pa());
+            self.rmm.put_owned(copy);
+        }
+        if result == Ok(true) {
+            run.count();
+        }
+        result
     }
 
-    /// Serves a fault with one granule. With `fold`, the granule that completes a 2 MiB block of the Host's memory turns
-    /// the table into a block entry.
-    pub(crate) fn fault_granule<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    fn copy_granule(&self, from: u64, to: u64) {
+        let host = self.rmm.host();
+        host.with_granule(to, |bytes| host.read_phys(from, bytes));
+    }
+
+    /// Takes back what a request put at `[base, base + size)`, which lies in one block, so that nothing of a host page stays
+    /// of which a part failed. What cannot be taken back stays and is destroyed with the realm, which is dying then.
+    pub(crate) fn unpopulate(&self, range: &PrivateRange<'_, H>, base: u64, size: u64) {
+        let _ = self.unmap_private_piece(range, base, base.saturating_add(size), Tidy::Keep);
+    }
+
+    /// Serves a fault at `ipa`: with its granule, if it is still `valid` to.
+    pub(crate) fn fault_granule(
+        &self,
         range: &PrivateRange<'_, H>,
         ipa: u64,
-        fold: bool,
+        valid: &impl Fn() -> bool,
     ) -> Result<Fault, RealmError> {
-        let rd = self.rd;
-        range.with_chunk(rmm, ipa, GRANULE_SIZE, |chunk, index| {
-            let cell = chunk.ensure(rmm.host(), index)?;
-            match self.assign(rmm, cell, ipa, |pa| rmm.rmi().data_create_unknown(rd, pa, ipa)) {
-                Ok(()) => {
-                    if fold && chunk.is_block_of_the_realm() {
-                        self.fold(rmm, ipa, RTT_PAGE_LEVEL);
-                    }
-                    Ok(Fault::Mapped { base: ipa, size: GRANULE_SIZE })
-                }
-                Err(RealmError::AlreadyPopulated { .. }) => {
-                    let (_, _, _, ripas) = rmm.rmi().rtt_read_entry(rd, ipa, RTT_PAGE_LEVEL)?.read_entry();
-                    Ok(if ripas == Ripas::DESTROYED { Fault::Destroyed } else { Fault::AlreadyMapped })
-                }
-                Err(error) => Err(error),
+        self.with_memory(range, ipa, |spare| {
+            let mut blocks = self.blocks(ipa).lock();
+            if !valid() {
+                return Ok(Fault::Changed);
             }
+            range.with_chunk(ipa, GRANULE_SIZE, |chunk, index| {
+                let mut place = Place { chunk, index, ipa };
+                let assigned = self.assign(&mut blocks, spare, &mut place, |pa| {
+                    self.rmm.rmi().data_create_unknown(self.rd, pa, ipa)
+                });
+                match assigned {
+                    Ok(()) => Ok(Fault::Mapped),
+                    Err(Stop::Failed(RealmError::AlreadyPopulated { .. })) => {
+                        let reply = self.rmm.rmi().rtt_read_entry(self.rd, ipa, RTT_PAGE_LEVEL)?;
+                        let (_, _, _, ripas) = reply.read_entry();
+                        Ok(if ripas == Ripas::DESTROYED { Fault::Destroyed } else { Fault::AlreadyMapped })
+                    }
+                    Err(stop) => Err(stop),
+                }
+            })
         })
     }
 
-    /// Serves a fault with the whole 2 MiB block around it, if the block lies in `range`, one 2 MiB block of Host memory
-    /// is behind it and none of it was used yet. `None` when it is not so, or when it failed before it reached `ipa`: then
-    /// the granule alone is tried, and tells why.
-    pub(crate) fn fault_block<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    /// Maps what is not mapped yet of the 2 MiB block around `ipa`, if the block lies in `range` and is one block of memory, in
+    /// pieces; and folds its table when all of it is mapped. The access that faulted can be tried again whatever comes of it,
+    /// so it ends early without a word when `go_on` says so or something fails.
+    pub(crate) fn fault_around(
+        &self,
         range: &PrivateRange<'_, H>,
         ipa: u64,
-    ) -> Option<Fault> {
+        valid: &impl Fn() -> bool,
+        go_on: &impl Fn() -> bool,
+    ) {
         let base = align_down(ipa, BLOCK_LEVEL);
-        let block =
-            range.within(base, base.checked_add(BLOCK_SIZE)?).filter(|block| block.size == BLOCK_SIZE)?;
-        if !block.offset.is_multiple_of(BLOCK_SIZE) {
-            return None;
+        let Some(block) = base.checked_add(BLOCK_SIZE).and_then(|end| range.within(base, end)) else {
+            return;
+        };
+        if block.size != BLOCK_SIZE || !block.offset.is_multiple_of(BLOCK_SIZE) {
+            return;
         }
-        let rd = self.rd;
-        let mapped = block.with_chunk(rmm, base, BLOCK_SIZE, |chunk, _| {
-            if !chunk.ensure_block(rmm.host()) {
-                return Err(RealmError::NoMemory);
+        if block.with_existing_chunk(|chunk, _| chunk.is_block()) != Some(true) {
+            return;
+        }
+        let piece = (PIECE as u64).saturating_mul(GRANULE_SIZE);
+        for at in (0..BLOCK_SIZE / piece).map(|index| base.saturating_add(index.saturating_mul(piece))) {
+            if !go_on() || !matches!(self.fault_piece(&block, at, valid), Ok(true)) {
+                return;
             }
-            for (index, cell) in chunk.cells().enumerate() {
-                let at = base.saturating_add(bytes(index));
-                let assigned = self.assign(rmm, cell, at, |pa| rmm.rmi().data_create_unknown(rd, pa, at));
-                if let Err(error) = assigned {
-                    return if at > ipa { Ok(at) } else { Err(error) };
+            self.rmm.host().yield_now();
+        }
+        let mut blocks = self.blocks(base).lock();
+        if valid() && block.with_existing_chunk(|chunk, _| chunk.is_block_of_the_realm()) == Some(true) {
+            self.fold(&mut blocks, base);
+        }
+    }
+
+    /// Maps the granules of one piece from `base` on that are the Host's; `false` if it is no longer valid to.
+    fn fault_piece(
+        &self,
+        range: &PrivateRange<'_, H>,
+        base: u64,
+        valid: &impl Fn() -> bool,
+    ) -> Result<bool, RealmError> {
+        self.with_spare(false, |spare| {
+            let mut blocks = self.blocks(base).lock();
+            if !valid() {
+                return Ok(false);
+            }
+            range.with_chunk(base, (PIECE as u64).saturating_mul(GRANULE_SIZE), |chunk, first| {
+                for offset in 0..PIECE {
+                    let (index, ipa) = (first.saturating_add(offset), base.saturating_add(bytes(offset)));
+                    if chunk.cell(index) != Cell::Host {
+                        continue;
+                    }
+                    let mut place = Place { chunk: &mut *chunk, index, ipa };
+                    self.assign(&mut blocks, spare, &mut place, |pa| {
+                        self.rmm.rmi().data_create_unknown(self.rd, pa, ipa)
+                    })?;
                 }
-            }
-            Ok(base.saturating_add(BLOCK_SIZE))
-        });
-        let size = mapped.ok()?.saturating_sub(base);
-        if size == BLOCK_SIZE {
-            self.fold(rmm, base, RTT_PAGE_LEVEL);
-        }
-        Some(Fault::Mapped { base, size })
+                Ok(true)
+            })
+        })
     }
 
     /// The next address of `range` from `ipa` on where there is something to take away or a table to fold. A range may be
     /// much larger than what was ever used of it.
-    pub(crate) fn next_private<H: Host>(&self, range: &PrivateRange<'_, H>, ipa: u64) -> Option<u64> {
+    pub(crate) fn next_private(&self, range: &PrivateRange<'_, H>, ipa: u64) -> Option<u64> {
         let next = [range.next_used(ipa), self.next_page_table(ipa)].into_iter().flatten().min();
         next.filter(|&next| next < range.end())
     }
 
-    /// Takes away what `range` has at `[base, end)`, which lies in one 2 MiB block.
-    pub(crate) fn unmap_private_piece<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    /// Takes away what `range` has in the piece of one block from `base` on, at most up to `end`; the address reached, and the
+    /// first failure. Every granule is tried. The table is tidied when nothing is left to do in its block.
+    pub(crate) fn unmap_private_piece(
+        &self,
         range: &PrivateRange<'_, H>,
         base: u64,
         end: u64,
-        fold: bool,
-    ) -> Result<(), RealmError> {
-        let mut first_error = None;
-        let mut at = base;
-        while at < end {
-            // Where the file is not aligned as the addresses are, one block of addresses lies in two chunks of the file.
-            let Some(piece) = range.within(at, end).map(|piece| piece.in_one_chunk()) else { break };
-            piece.with_existing_chunk(|chunk, first| {
-                for index in 0..granules(piece.size) {
-                    let Some(cell) = chunk.cell(first.saturating_add(index)) else { break };
-                    if let Err(error) = self.unassign(rmm, cell, piece.ipa.saturating_add(bytes(index))) {
-                        first_error.get_or_insert(error);
-                    }
+        tidy: Tidy,
+    ) -> (u64, Result<(), RealmError>) {
+        let mut reached = base;
+        let result = self.with_spare(true, |spare| {
+            let mut blocks = self.blocks(base).lock();
+            let mut first_error = None;
+            reached = base;
+            let mut left = PIECE;
+            while reached < end && left > 0 {
+                // Where the file is not aligned as the addresses are, one block of addresses lies in two chunks of the file.
+                let Some(piece) = range.within(reached, end).map(|piece| piece.in_one_chunk()) else {
+                    reached = end;
+                    break;
+                };
+                let done = piece.with_existing_chunk(|chunk, first| {
+                    self.unassign_some(&mut blocks, spare, chunk, first, &piece, &mut left, &mut first_error)
+                });
+                match done {
+                    Some(Ok(granules)) => reached = piece.ipa.saturating_add(bytes(granules)),
+                    Some(Err(stop)) => return Err(stop),
+                    None => reached = piece.end(),
                 }
-            });
-            at = piece.end();
+            }
+            let block_end = align_down(base, BLOCK_LEVEL).saturating_add(BLOCK_SIZE);
+            if reached >= block_end && first_error.is_none() {
+                self.tidy(&mut blocks, base, tidy);
+            }
+            first_error.map_or(Ok(()), |error| Err(Stop::Failed(error)))
+        });
+        // What stopped before its first granule would be tried for ever.
+        if result.is_err() && reached == base {
+            reached = end.min(base.saturating_add(bytes(PIECE)));
         }
-        if fold {
-            self.fold_range(rmm, base, end);
+        (reached, result)
+    }
+
+    /// Takes away up to `left` granules from the head of `piece`; how many granules were looked at.
+    #[expect(clippy::too_many_arguments, reason = "it is the inside of a loop that holds two locks")]
+    fn unassign_some(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
+        chunk: &mut Chunk,
+        first: usize,
+        piece: &PrivateRange<'_, H>,
+        left: &mut usize,
+        first_error: &mut Option<RealmError>,
+    ) -> Result<usize, Stop> {
+        let count = usize::try_from(piece.size / GRANULE_SIZE).unwrap_or(usize::MAX);
+        if !chunk.has_realm() {
+            return Ok(count);
         }
-        first_error.map_or(Ok(()), Err)
+        for offset in 0..count {
+            let (index, ipa) = (first.saturating_add(offset), piece.ipa.saturating_add(bytes(offset)));
+            if chunk.realm_pa(index).is_none() {
+                continue;
+            }
+            let Some(fewer) = left.checked_sub(1) else { return Ok(offset) };
+            *left = fewer;
+            match self.unassign(blocks, spare, &mut Place { chunk: &mut *chunk, index, ipa }) {
+                Ok(()) => {}
+                Err(Stop::Failed(error)) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(short @ Stop::Short(_)) => return Err(short),
+            }
+        }
+        Ok(count)
     }
 }
 
-/// Takes a granule back from the RMM into its cell; if the RMM keeps it the cell is lost.
-fn take_back<H: Host>(rmm: &Rmm<H>, cell: &mut Cell, granule: DelegatedGranule) {
-    *cell = granule.undelegate(rmm.rmi()).map_or(Cell::Lost, Cell::Host);
-}
-
-fn granules(bytes: u64) -> usize {
-    usize::try_from(bytes / GRANULE_SIZE).unwrap_or(usize::MAX)
+/// Whether a DATA_CREATE may have failed because of where its source lies.
+fn refuses_source(error: &RmiError) -> bool {
+    matches!(error.command, RmiCommand::DataCreate { .. })
+        && error.code().map(ReturnCode::status) == Some(Status::ERROR_INPUT)
 }
 
 fn bytes(granules: usize) -> u64 {
-    u64::try_from(granules).unwrap_or(u64::MAX).saturating_mul(GRANULE_SIZE)
+    (granules as u64).saturating_mul(GRANULE_SIZE)
 }

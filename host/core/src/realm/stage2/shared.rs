@@ -1,137 +1,316 @@
-//! Host memory at unprotected addresses.
+//! The VMM's memory at unprotected addresses. What is mapped is held in place, from before it is mapped until it is unmapped.
 
-use super::Stage2;
-use crate::Host;
+use super::spare::{Shortage, Spare, Stop};
+use super::tables::{block_at, has_table};
+use super::{Blocks, PIECE, Stage2, Tidy, number};
 use crate::error::RealmError;
-use crate::realm::SharedPage;
+use crate::host::Pinned;
+use crate::realm::SharedFault;
 use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
-use crate::rmm::Rmm;
-use crate::rmm::rmi::{Failure, Removal, RmiError, implausible};
-use realm_abi::GRANULE_SIZE;
+use crate::rmm::rmi::{Failure, Removal, RmiError};
+use crate::{Host, Lock};
+use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, UnprotectedDesc};
+use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+use realm_alloc::Box;
+use zerocopy::FromZeros;
 
-/// Entries removed in one piece of work.
-const UNMAPS_PER_PIECE: usize = RTT_ENTRIES;
-
-/// The descriptor that maps `pa`.
-const fn desc(pa: u64, writable: bool) -> UnprotectedDesc {
-    let desc = UnprotectedDesc::normal_rw(pa);
-    if writable { desc } else { UnprotectedDesc(desc.0 & !UnprotectedDesc::WRITE) }
+/// What is mapped in a block of unprotected addresses.
+#[derive(Default)]
+pub(crate) enum Shared {
+    /// Nothing.
+    #[default]
+    None,
+    /// One entry for all of it.
+    Block {
+        /// Physical address.
+        pa: u64,
+    },
+    /// Single host pages.
+    Pages(Box<PageTable>),
 }
 
-impl Stage2 {
-    /// Maps a page at its unprotected alias, and the block around it where that is allowed.
-    pub(crate) fn map_shared<H: Host>(&mut self, rmm: &Rmm<H>, page: &SharedPage) -> Result<(), RealmError> {
-        if page.with_block && self.map_block_around(rmm, page)? {
-            return Ok(());
-        }
-        self.map_granules(rmm, page)
+/// The host pages mapped in a block, by their first granule.
+#[derive(FromZeros)]
+pub(crate) struct PageTable {
+    /// Physical address with [`MAPPED`], or 0.
+    pages: [u64; RTT_ENTRIES],
+    count: usize,
+}
+
+/// A page is mapped; addresses have no bit there.
+const MAPPED: u64 = 1;
+
+impl PageTable {
+    fn get(&self, index: usize) -> Option<u64> {
+        self.pages.get(index).filter(|entry| **entry & MAPPED != 0).map(|entry| entry & !MAPPED)
     }
 
-    fn map_granules<H: Host>(&mut self, rmm: &Rmm<H>, page: &SharedPage) -> Result<(), RealmError> {
-        let ipa = self.space.alias(page.ipa);
-        let mut done = 0;
-        while done < page.size {
-            let desc = desc(page.pa.saturating_add(done), page.writable);
-            self.map_entry(rmm, ipa.saturating_add(done), RTT_PAGE_LEVEL, desc)?;
-            done = done.saturating_add(GRANULE_SIZE);
+    fn set(&mut self, index: usize, pa: u64) {
+        if let Some(entry) = self.pages.get_mut(index) {
+            *entry = pa | MAPPED;
+            self.count = self.count.saturating_add(1);
         }
-        Ok(())
     }
 
-    /// Maps the block around a page with one entry, whatever smaller mappings are in its way; `false` if they stay there.
-    fn map_block_around<H: Host>(&mut self, rmm: &Rmm<H>, page: &SharedPage) -> Result<bool, RealmError> {
-        let ipa = self.space.alias(page.ipa);
-        let base = align_down(ipa, BLOCK_LEVEL);
-        // A table without any mapping just goes.
-        if self.has_table(ipa, RTT_PAGE_LEVEL) && !self.fold(rmm, ipa, RTT_PAGE_LEVEL) {
-            // Where a part of the block was away for a while the page is all that is missing.
-            self.map_granules(rmm, page)?;
-            if self.fold(rmm, ipa, RTT_PAGE_LEVEL) {
-                return Ok(true);
+    fn take(&mut self, index: usize) -> Option<u64> {
+        let pa = self.get(index)?;
+        *self.pages.get_mut(index)? = 0;
+        self.count = self.count.saturating_sub(1);
+        Some(pa)
+    }
+}
+
+/// Index of the granule of `ipa` in its block.
+fn index(ipa: u64) -> usize {
+    usize::try_from(ipa % BLOCK_SIZE >> GRANULE_SHIFT).unwrap_or(0)
+}
+
+impl<H: Host> Stage2<'_, H> {
+    fn page_size(&self) -> u64 {
+        1_u64.checked_shl(self.rmm.host().page_shift()).unwrap_or(GRANULE_SIZE)
+    }
+
+    /// Maps held memory at the unprotected alias of `ipa` (of its page or of its block, as large as the memory is), if it is
+    /// still `valid` to. Memory that is not mapped is released.
+    pub(crate) fn map_shared(
+        &self,
+        ipa: u64,
+        pinned: Pinned,
+        valid: &impl Fn() -> bool,
+    ) -> Result<SharedFault, RealmError> {
+        let (pa, size) = (pinned.pa, pinned.size);
+        let result = self.charge(size).and_then(|()| {
+            let result = self.with_spare(false, |spare| {
+                let mut blocks = self.blocks(ipa).lock();
+                if !valid() {
+                    return Ok(SharedFault::Changed);
+                }
+                self.map_held(&mut blocks, spare, self.tables.space.alias(ipa), pa, size)
+            });
+            if result != Ok(SharedFault::Mapped) {
+                self.discharge(size);
             }
-            // Otherwise one entry is worth more than what is mapped so far.
-            self.unmap_shared_piece(rmm, base, base.saturating_add(BLOCK_SIZE), false)?;
-            if !self.fold(rmm, ipa, RTT_PAGE_LEVEL) {
-                return Ok(false);
-            }
+            result
+        });
+        if result != Ok(SharedFault::Mapped) {
+            self.rmm.host().unpin(pinned);
         }
-        let desc = desc(align_down(page.pa, BLOCK_LEVEL), page.writable);
-        self.map_entry(rmm, base, BLOCK_LEVEL, desc).map(|()| true)
+        result
     }
 
-    /// Maps one entry. ERROR_RTT at the wanted level is a mapping that is there already, perhaps with another address or
-    /// less access: it is replaced.
-    fn map_entry<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    fn map_held(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
+        ipa: u64,
+        pa: u64,
+        size: u64,
+    ) -> Result<SharedFault, Stop> {
+        let as_block = size == BLOCK_SIZE;
+        match (&block_at(blocks, ipa, spare)?.shared, as_block) {
+            (Shared::Block { .. }, _) => return Ok(SharedFault::AlreadyMapped),
+            (Shared::Pages(pages), _) if pages.get(index(ipa)).is_some() => {
+                return Ok(SharedFault::AlreadyMapped);
+            }
+            (Shared::Pages(_), true) => return Ok(SharedFault::NotAsBlock),
+            (Shared::None, false) if spare.pages.is_none() => {
+                return Err(Stop::Short(Shortage { pages: true, records: 1, tables: 0 }));
+            }
+            (Shared::None | Shared::Pages(_), _) => {}
+        }
+        if as_block {
+            // A table without any mapping just goes.
+            if has_table(blocks, ipa) && !self.fold(blocks, ipa) {
+                return Ok(SharedFault::NotAsBlock);
+            }
+            let base = align_down(ipa, BLOCK_LEVEL);
+            self.map_entry(blocks, spare, base, BLOCK_LEVEL, pa)?;
+            block_at(blocks, ipa, spare)?.shared = Shared::Block { pa };
+            return Ok(SharedFault::Mapped);
+        }
+        for done in (0..size).step_by(GRANULE_SIZE as usize) {
+            let at = ipa.saturating_add(done);
+            if let Err(stop) = self.map_entry(blocks, spare, at, RTT_PAGE_LEVEL, pa.saturating_add(done)) {
+                // Nobody remembers the page, so nothing of it stays.
+                for undone in (0..done).step_by(GRANULE_SIZE as usize) {
+                    self.unmap_entry(ipa.saturating_add(undone), RTT_PAGE_LEVEL)?;
+                }
+                return Err(stop);
+            }
+        }
+        let pages = spare.pages.take();
+        let block = block_at(blocks, ipa, spare)?;
+        if let (Shared::None, Some(pages)) = (&block.shared, pages) {
+            block.shared = Shared::Pages(pages);
+        }
+        if let Shared::Pages(pages) = &mut block.shared {
+            pages.set(index(ipa), pa);
+        }
+        Ok(SharedFault::Mapped)
+    }
+
+    /// Maps one entry. ERROR_RTT at the wanted level is a mapping that is there already although the Host knows of none: it is
+    /// replaced.
+    fn map_entry(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
         ipa: u64,
         level: i64,
-        desc: UnprotectedDesc,
-    ) -> Result<(), RealmError> {
-        let rd = self.rd;
-        let map = || rmm.rmi().rtt_map_unprotected(rd, ipa, level, desc);
-        match self.with_tables(rmm, ipa, level, map) {
-            Err(RealmError::Rmi(error)) if error.rtt_level() == Some(level) => {
-                match rmm.rmi().rtt_unmap_unprotected(rd, ipa, level)? {
-                    Removal::Removed { .. } => Ok(map()?),
-                    _ => Err(error.into()),
-                }
+        pa: u64,
+    ) -> Result<(), Stop> {
+        let desc = UnprotectedDesc::normal_rw(pa);
+        let map = || self.rmm.rmi().rtt_map_unprotected(self.rd, ipa, level, desc);
+        match self.with_tables(blocks, spare, ipa, level, map) {
+            Err(Stop::Failed(RealmError::Rmi(error))) if error.rtt_level() == Some(level) => {
+                self.unmap_entry(ipa, level)?;
+                Ok(map()?)
             }
             result => result,
         }
     }
 
-    /// Removes mappings of unprotected addresses from `base` on; the address reached, above `base`.
-    pub(crate) fn unmap_shared_piece<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
-        base: u64,
-        end: u64,
-        fold: bool,
-    ) -> Result<u64, RealmError> {
-        let mut at = base;
-        for _ in 0..UNMAPS_PER_PIECE {
-            if at >= end {
-                break;
+    /// Removes the entry at `ipa`. That nothing is there is fine.
+    fn unmap_entry(&self, ipa: u64, level: i64) -> Result<(), RealmError> {
+        match self.rmm.rmi().rtt_unmap_unprotected(self.rd, ipa, level)? {
+            Removal::Removed { .. } | Removal::Hole { .. } => Ok(()),
+            Removal::Blocked { level: at } => {
+                let command = RmiCommand::RttUnmapUnprotected { rd: self.rd, ipa, level };
+                let failure = Failure::Code(ReturnCode::error_rtt(at));
+                Err(RmiError { command, failure }.into())
             }
-            at = self.unmap_entry(rmm, at, end)?.min(end);
         }
-        if fold {
-            self.fold_range(rmm, base, at);
-        }
-        Ok(at)
     }
 
-    /// Removes what is mapped at `ipa` and nothing from `end` on, unless it is of the same block and that cannot be split;
-    /// the next address worth looking at.
-    fn unmap_entry<H: Host>(&mut self, rmm: &Rmm<H>, ipa: u64, end: u64) -> Result<u64, RealmError> {
-        let (mut ipa, mut level) = (ipa, self.space.map_level(ipa, end).max(BLOCK_LEVEL));
-        // Each round that is not the last goes one level deeper or splits one block, which happens at levels 2 and 3, twice.
-        for _ in 0..4 {
-            match rmm.rmi().rtt_unmap_unprotected(self.rd, ipa, level)? {
-                Removal::Removed { top, .. } | Removal::Hole { top } => return Ok(top),
-                Removal::Blocked { level: at } if at == level && level < RTT_PAGE_LEVEL => {
-                    level = level.saturating_add(1);
+    /// The first unprotected address from `ipa` on in whose block something is mapped or a table is.
+    pub(crate) fn next_shared(&self, ipa: u64) -> Option<u64> {
+        let in_share = |blocks: &Blocks| {
+            let mut from = number(ipa);
+            loop {
+                let (number, block) = blocks.next(from)?;
+                if block.table.is_some() || !matches!(block.shared, Shared::None) {
+                    return Some(number);
                 }
-                // Part of a block goes: it becomes a table of smaller entries first. The Host must be able to take memory
-                // away from a realm when it is short of it: where there is none for the table the whole block goes, and
-                // comes back with the next fault.
-                Removal::Blocked { level: at } if at < level => {
-                    if self.create_tables(rmm, ipa, at, level).is_err() {
-                        (ipa, level) = (align_down(ipa, at), at);
-                    }
-                }
-                Removal::Blocked { level: at } => {
-                    let command = RmiCommand::RttUnmapUnprotected { rd: self.rd, ipa, level };
-                    return Err(
-                        RmiError { command, failure: Failure::Code(ReturnCode::error_rtt(at)) }.into()
-                    );
-                }
+                from = number.checked_add(1)?;
             }
+        };
+        let number = self.tables.blocks.iter().filter_map(|share| in_share(&share.lock())).min()?;
+        Some(number.saturating_mul(BLOCK_SIZE).max(ipa))
+    }
+
+    /// Removes what is mapped in the block of unprotected addresses around `base`, from there on and at most up to `end`; the
+    /// address reached. Part of a block makes a table of it first; where there is no memory for that the whole block goes, and
+    /// comes back with the next fault: a Host must be able to take memory away when it is short of it.
+    pub(crate) fn unmap_shared_piece(&self, base: u64, end: u64, tidy: Tidy) -> Result<u64, RealmError> {
+        let end = end.min(align_down(base, BLOCK_LEVEL).saturating_add(BLOCK_SIZE));
+        let result = self.with_spare(true, |spare| {
+            let mut blocks = self.blocks(base).lock();
+            let reached = self.unmap_some(&mut blocks, spare, base, end)?;
+            if reached >= end {
+                self.tidy(&mut blocks, base, tidy);
+            }
+            Ok(reached)
+        });
+        match result {
+            Err(RealmError::NoMemory) => {
+                self.unmap_block(&mut self.blocks(base).lock(), base)?;
+                Ok(end)
+            }
+            result => result,
         }
-        let command = RmiCommand::RttUnmapUnprotected { rd: self.rd, ipa, level };
-        Err(implausible(command, "it finds another mapping at each attempt to remove it").into())
+    }
+
+    fn unmap_some(&self, blocks: &mut Blocks, spare: &mut Spare, base: u64, end: u64) -> Result<u64, Stop> {
+        let first = align_down(base, BLOCK_LEVEL);
+        let whole = base == first && end.saturating_sub(base) == BLOCK_SIZE;
+        if let Some(Shared::Block { .. }) = blocks.get(number(base)).map(|block| &block.shared) {
+            if whole {
+                self.unmap_block(blocks, base)?;
+                return Ok(end);
+            }
+            self.split_block(blocks, spare, base)?;
+        }
+        let page = self.page_size();
+        let Some(block) = blocks.get_mut(number(base)) else { return Ok(end) };
+        let Shared::Pages(pages) = &mut block.shared else { return Ok(end) };
+        let mut left = PIECE.saturating_mul(2);
+        let mut at = base & !page.wrapping_sub(1);
+        while at < end && left > 0 && pages.count > 0 {
+            if let Some(pa) = pages.get(index(at)) {
+                for granule in (at..at.saturating_add(page)).step_by(GRANULE_SIZE as usize) {
+                    self.unmap_entry(granule, RTT_PAGE_LEVEL)?;
+                    left = left.saturating_sub(1);
+                }
+                pages.take(index(at));
+                self.release(Pinned { pa, size: page });
+            }
+            at = at.saturating_add(page);
+        }
+        if pages.count == 0 {
+            block.shared = Shared::None;
+            return Ok(end);
+        }
+        Ok(at.min(end))
+    }
+
+    /// Removes a block that is mapped as one, if there is one.
+    fn unmap_block(&self, blocks: &mut Blocks, ipa: u64) -> Result<(), RealmError> {
+        let Some(block) = blocks.get_mut(number(ipa)) else { return Ok(()) };
+        let Shared::Block { pa } = block.shared else { return Err(RealmError::NoMemory) };
+        self.unmap_entry(align_down(ipa, BLOCK_LEVEL), BLOCK_LEVEL)?;
+        block.shared = Shared::None;
+        self.release(Pinned { pa, size: BLOCK_SIZE });
+        Ok(())
+    }
+
+    /// Makes a table of the pages of a block that is mapped as one.
+    fn split_block(&self, blocks: &mut Blocks, spare: &mut Spare, ipa: u64) -> Result<(), Stop> {
+        if spare.pages.is_none() {
+            return Err(Stop::Short(Shortage { pages: true, records: 1, tables: 1 }));
+        }
+        self.create_tables(blocks, spare, ipa, BLOCK_LEVEL, RTT_PAGE_LEVEL)?;
+        let pages = spare.pages.take();
+        if let Some(block) = blocks.get_mut(number(ipa))
+            && let Shared::Block { pa } = block.shared
+            && let Some(mut pages) = pages
+        {
+            for offset in (0..BLOCK_SIZE).step_by(usize::try_from(self.page_size()).unwrap_or(usize::MAX)) {
+                pages.set(index(offset), pa.saturating_add(offset));
+            }
+            block.shared = Shared::Pages(pages);
+        }
+        Ok(())
+    }
+
+    /// Releases memory the realm can no longer reach.
+    fn release(&self, pinned: Pinned) {
+        self.discharge(pinned.size);
+        self.rmm.host().unpin(pinned);
+    }
+
+    /// Counts memory that is going to be held.
+    fn charge(&self, size: u64) -> Result<(), RealmError> {
+        let limit = self.tables.pin_limit;
+        let more = |now: u64| now.checked_add(size).filter(|sum| *sum <= limit);
+        let charged = self.tables.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        charged.map(|_| ()).map_err(|_| RealmError::TooMuchPinned { limit })
+    }
+
+    fn discharge(&self, size: u64) {
+        self.tables.pinned.fetch_sub(size, Ordering::Relaxed);
+    }
+
+    /// Whether the block around a protected `ipa` shares nothing yet, so that it can be shared as one.
+    pub(crate) fn shares_nothing_around(&self, ipa: u64) -> bool {
+        let alias = self.tables.space.alias(ipa);
+        let blocks = self.blocks(alias).lock();
+        blocks.get(number(alias)).is_none_or(|block| matches!(block.shared, Shared::None))
+    }
+
+    /// Bytes of the VMM's memory that are held.
+    pub(crate) fn pinned(&self) -> u64 {
+        self.tables.pinned.load(Ordering::Relaxed)
     }
 }
 

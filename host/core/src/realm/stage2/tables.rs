@@ -1,80 +1,150 @@
 //! Creating, folding and destroying tables.
 
-use super::Stage2;
-use crate::Host;
+use super::spare::{Shortage, Spare, Stop};
+use super::{Block, Blocks, Stage2, Tidy, number};
 use crate::error::RealmError;
-use crate::realm::ipa::{align_down, entry_size};
-use crate::rmm::Rmm;
+use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
+use crate::rmm::granule::DelegatedGranule;
 use crate::rmm::rmi::{Failure, Removal, RmiError, implausible};
+use crate::{Host, Lock};
 use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, RmiCommand};
 
 /// Tables destroyed in one piece of work.
-const TABLES_PER_PIECE: usize = 64;
+const TABLES_PER_PIECE: usize = super::PIECE;
 
-impl Stage2 {
-    /// Whether the Host made a table at `level` for `ipa`.
-    pub(super) fn has_table(&self, ipa: u64, level: i64) -> bool {
-        self.tables.contains_key(&(level, align_down(ipa, level.saturating_sub(1))))
+/// Where the level is in the index of a table above the last level.
+const LEVEL_SHIFT: u32 = 60;
+
+/// The index of the table at `level` (below the last) that covers `ipa`: those of a deeper level come behind.
+fn upper_index(ipa: u64, level: i64) -> u64 {
+    u64::try_from(level).unwrap_or(0) << LEVEL_SHIFT | ipa / entry_size(level.saturating_sub(1))
+}
+
+/// Level and first address of the table with this index.
+fn upper_place(index: u64) -> (i64, u64) {
+    let level = i64::try_from(index >> LEVEL_SHIFT).unwrap_or(0);
+    let number = index & (1_u64 << LEVEL_SHIFT).wrapping_sub(1);
+    (level, number.saturating_mul(entry_size(level.saturating_sub(1))))
+}
+
+/// The record of the block around `ipa`, made if there is none.
+pub(super) fn block_at<'a>(
+    blocks: &'a mut Blocks,
+    ipa: u64,
+    spare: &mut Spare,
+) -> Result<&'a mut Block, Stop> {
+    let number = number(ipa);
+    let short = || Stop::Short(Shortage { records: 1, ..Shortage::default() });
+    if blocks.get(number).is_none() {
+        blocks.insert(number, Block::default(), &mut spare.blocks).map_err(|_| short())?;
     }
+    blocks.get_mut(number).ok_or_else(short)
+}
 
+/// Whether the Host made a table of the last level for `ipa`.
+pub(super) fn has_table(blocks: &Blocks, ipa: u64) -> bool {
+    blocks.get(number(ipa)).is_some_and(|block| block.table.is_some())
+}
+
+impl<H: Host> Stage2<'_, H> {
     /// The first address from `ipa` on for which the Host made a table of the last level.
     pub(super) fn next_page_table(&self, ipa: u64) -> Option<u64> {
-        let first = (RTT_PAGE_LEVEL, align_down(ipa, RTT_PAGE_LEVEL.saturating_sub(1)));
-        self.tables.range(first..).next().map(|(&(_, base), _)| base.max(ipa))
+        let in_share = |blocks: &Blocks| {
+            let mut from = number(ipa);
+            loop {
+                let (number, block) = blocks.next(from)?;
+                if block.table.is_some() {
+                    return Some(number);
+                }
+                from = number.checked_add(1)?;
+            }
+        };
+        let number = self.tables.blocks.iter().filter_map(|share| in_share(&share.lock())).min()?;
+        Some(number.saturating_mul(BLOCK_SIZE).max(ipa))
     }
 
-    /// Creates the tables on the way to `ipa` below level `from` (where a walk ended) down to level `to`.
-    ///
-    /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0, RMI_RTT_CREATE),
-    /// which is one less than the level asked for; the spare granule goes back then.
-    pub(super) fn create_tables<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    /// Creates the tables on the way to `ipa` below level `from` (where a walk ended) down to level `to`, with granules of
+    /// `spare`.
+    pub(super) fn create_tables(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
         ipa: u64,
         from: i64,
         to: i64,
-    ) -> Result<(), RealmError> {
-        let first = from.max(self.space.start_level()).saturating_add(1);
-        for level in first..=to.min(RTT_PAGE_LEVEL) {
-            self.create_table(rmm, align_down(ipa, level.saturating_sub(1)), level)?;
+    ) -> Result<(), Stop> {
+        let first = from.max(self.tables.space.start_level()).saturating_add(1);
+        let last = to.min(RTT_PAGE_LEVEL);
+        let count = usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(0);
+        if spare.tables() < count {
+            return Err(Stop::Short(Shortage { tables: count, records: 1, pages: false }));
+        }
+        for level in first..=last {
+            let base = align_down(ipa, level.saturating_sub(1));
+            if level < RTT_PAGE_LEVEL {
+                self.create_upper(spare, base, level)?;
+                continue;
+            }
+            let block = block_at(blocks, ipa, spare)?;
+            if block.table.is_none() {
+                block.table = self.create_table(spare, base, level)?;
+            }
         }
         Ok(())
     }
 
-    fn create_table<H: Host>(&mut self, rmm: &Rmm<H>, base: u64, level: i64) -> Result<(), RealmError> {
-        let granule = rmm.take_delegated()?;
-        match rmm.rmi().rtt_create(self.rd, granule.pa(), base, level) {
-            Ok(()) => {
-                let command = RmiCommand::RttCreate { rd: self.rd, rtt: granule.pa(), ipa: base, level };
-                if let Some(old) = self.tables.insert((level, base), granule) {
-                    old.lose(rmm.rmi(), implausible(command, "it created a table where it already held one"));
-                }
-                Ok(())
-            }
-            Err(error) if error.rtt_level() == Some(level.saturating_sub(1)) => {
-                rmm.give_back(granule);
-                Ok(())
-            }
-            Err(error) => {
-                rmm.give_back(granule);
-                Err(error.into())
-            }
+    fn create_upper(&self, spare: &mut Spare, base: u64, level: i64) -> Result<(), Stop> {
+        let mut upper = self.tables.upper.lock();
+        let index = upper_index(base, level);
+        if upper.get(index).is_some() {
+            return Ok(());
         }
+        let Some(granule) = self.create_table(spare, base, level)? else { return Ok(()) };
+        if let Err(granule) = upper.insert(index, granule, &mut spare.upper) {
+            // There was room for one. What the Host cannot remember it cannot take back.
+            let command = RmiCommand::RttCreate { rd: self.rd, rtt: granule.pa(), ipa: base, level };
+            granule.lose(self.rmm.rmi(), implausible(command, "there was no room to remember the table"));
+        }
+        Ok(())
+    }
+
+    /// Creates a table; its granule.
+    ///
+    /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0, RMI_RTT_CREATE),
+    /// which is one less than the level asked for; the granule stays spare then.
+    fn create_table(
+        &self,
+        spare: &mut Spare,
+        base: u64,
+        level: i64,
+    ) -> Result<Option<DelegatedGranule>, Stop> {
+        let Some(granule) = spare.take_table() else {
+            return Err(Stop::Short(Shortage { tables: 1, records: 1, pages: false }));
+        };
+        let error = match self.rmm.rmi().rtt_create(self.rd, granule.pa(), base, level) {
+            Ok(()) => return Ok(Some(granule)),
+            Err(error) => error,
+        };
+        if let Err(granule) = spare.put_table(granule) {
+            self.give_back_table(granule);
+        }
+        if error.rtt_level() == Some(level.saturating_sub(1)) { Ok(None) } else { Err(error.into()) }
     }
 
     /// Runs a command that needs the tables for `ipa` down to `level`, and once more after creating those the walk
     /// missed.
-    pub(super) fn with_tables<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
+    pub(super) fn with_tables(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
         ipa: u64,
         level: i64,
         command: impl Fn() -> Result<(), RmiError>,
-    ) -> Result<(), RealmError> {
+    ) -> Result<(), Stop> {
         match command() {
             Err(error) => match error.rtt_level() {
                 Some(reached) if reached < level => {
-                    self.create_tables(rmm, ipa, reached, level)?;
+                    self.create_tables(blocks, spare, ipa, reached, level)?;
                     Ok(command()?)
                 }
                 _ => Err(error.into()),
@@ -83,73 +153,122 @@ impl Stage2 {
         }
     }
 
-    /// Folds the table at `level` that covers `ipa` into its parent entry, if the Host made one and the RMM finds it
+    /// Folds the table of the last level that covers `ipa` into its parent entry, if the Host made one and the RMM finds it
     /// homogeneous; tells whether it did. Not folding is no error: the table just stays.
-    pub(super) fn fold<H: Host>(&mut self, rmm: &Rmm<H>, ipa: u64, level: i64) -> bool {
-        let base = align_down(ipa, level.saturating_sub(1));
-        if !self.tables.contains_key(&(level, base)) {
+    pub(super) fn fold(&self, blocks: &mut Blocks, ipa: u64) -> bool {
+        let (base, level) = (align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL);
+        let Some(block) = blocks.get_mut(number(ipa)).filter(|block| block.table.is_some()) else {
             return false;
-        }
-        let Ok(pa) = rmm.rmi().rtt_fold(self.rd, base, level) else { return false };
-        let command = RmiCommand::RttFold { rd: self.rd, ipa: base, level };
-        self.reclaim(rmm, base, level, pa, command).is_ok()
-    }
-
-    /// Takes the granule of a table back that the RMM says it removed.
-    fn reclaim<H: Host>(
-        &mut self,
-        rmm: &Rmm<H>,
-        base: u64,
-        level: i64,
-        pa: u64,
-        command: RmiCommand,
-    ) -> Result<(), RealmError> {
-        let Some(granule) = self.tables.remove(&(level, base)) else {
-            return Err(implausible(command, "it removed a table the Host did not make").into());
         };
-        if granule.pa() != pa {
-            let error = implausible(command, "it returned another granule than the table was made of");
-            granule.lose(rmm.rmi(), error);
-            return Err(error.into());
-        }
-        rmm.give_back(granule);
-        Ok(())
+        let Ok(pa) = self.rmm.rmi().rtt_fold(self.rd, base, level) else { return false };
+        let command = RmiCommand::RttFold { rd: self.rd, ipa: base, level };
+        let table = block.table.take();
+        let same = table.as_ref().is_some_and(|table| table.pa() == pa);
+        let why = implausible(command, "it returned another granule than the table was made of");
+        self.take_back(table, (!same).then_some(why)).is_ok()
     }
 
-    /// Destroys some tables, the deepest first; `true` when none is left.
+    /// Does with the table of the block around `ipa`, in which nothing is left to take away, what `tidy` says. That it does not
+    /// work is no error: the table stays.
+    pub(super) fn tidy(&self, blocks: &mut Blocks, ipa: u64, tidy: Tidy) {
+        match tidy {
+            Tidy::Keep => {}
+            Tidy::Fold => {
+                self.fold(blocks, ipa);
+            }
+            Tidy::Destroy => {
+                let Some(block) = blocks.get_mut(number(ipa)) else { return };
+                let Some(table) = &block.table else { return };
+                let base = align_down(ipa, BLOCK_LEVEL);
+                if let Ok(why) = self.destroy_table(table.pa(), base, RTT_PAGE_LEVEL) {
+                    // What is lost is in the ledger.
+                    let _ = self.take_back(block.table.take(), why);
+                }
+            }
+        }
+    }
+
+    /// Destroys some tables, the deepest first; `true` when none is left. Nobody else works on the tables.
     ///
     /// The Host knows every table it paid for, so it need not search the address space for them as the series does
     /// (docs/kvm-realm-abi.md section 3.8); the commands and their order are the same, and no answer of the RMM can
     /// prolong it.
-    pub(crate) fn destroy_tables_piece<H: Host>(&mut self, rmm: &Rmm<H>) -> Result<bool, RealmError> {
+    pub(crate) fn destroy_tables_piece(&self) -> Result<bool, RealmError> {
         for _ in 0..TABLES_PER_PIECE {
-            let Some((&(level, base), _)) = self.tables.last_key_value() else { return Ok(true) };
-            let command = RmiCommand::RttDestroy { rd: self.rd, ipa: base, level };
-            match rmm.rmi().rtt_destroy(self.rd, base, level)? {
-                Removal::Removed { pa, .. } => self.reclaim(rmm, base, level, pa, command)?,
-                // The RMM has no such table. If it is right the granule comes back, otherwise it is counted lost.
-                Removal::Hole { .. } => {
-                    if let Some(granule) = self.tables.remove(&(level, base)) {
-                        rmm.give_back(granule);
-                    }
-                }
-                Removal::Blocked { level: at } => {
-                    let failure = Failure::Code(ReturnCode::error_rtt(at));
-                    return Err(RmiError { command, failure }.into());
+            let Some(ipa) = self.next_page_table(0) else { return self.destroy_upper_piece() };
+            let mut blocks = self.blocks(ipa).lock();
+            if let Some(block) = blocks.get_mut(number(ipa))
+                && let Some(table) = &block.table
+            {
+                let removed = self.destroy_table(table.pa(), align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL)?;
+                self.take_back(block.table.take(), removed)?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn destroy_upper_piece(&self) -> Result<bool, RealmError> {
+        for _ in 0..TABLES_PER_PIECE {
+            let (table, removed) = {
+                let mut upper = self.tables.upper.lock();
+                let Some((index, table)) = upper.last() else { return Ok(true) };
+                let (level, base) = upper_place(index);
+                let removed = self.destroy_table(table.pa(), base, level)?;
+                (upper.remove(index), removed)
+            };
+            self.take_back(table, removed)?;
+        }
+        Ok(false)
+    }
+
+    /// Destroys a table (RTT_DESTROY). Its granule is to be taken back, whatever the RMM says it removed; or it is an error,
+    /// and the table is still there.
+    fn destroy_table(&self, table: u64, base: u64, level: i64) -> Result<Option<RmiError>, RealmError> {
+        let command = RmiCommand::RttDestroy { rd: self.rd, ipa: base, level };
+        match self.rmm.rmi().rtt_destroy(self.rd, base, level)? {
+            // The RMM has no such table. If it is right the granule comes back, otherwise it is counted lost.
+            Removal::Hole { .. } => Ok(None),
+            Removal::Removed { pa, .. } if pa == table => Ok(None),
+            Removal::Removed { .. } => {
+                Ok(Some(implausible(command, "it returned another granule than the table was made of")))
+            }
+            Removal::Blocked { level: at } => {
+                let failure = Failure::Code(ReturnCode::error_rtt(at));
+                Err(RmiError { command, failure }.into())
+            }
+        }
+    }
+
+    /// Takes the granule of a destroyed table back, or loses it with the reason.
+    fn take_back(&self, table: Option<DelegatedGranule>, why: Option<RmiError>) -> Result<(), RealmError> {
+        let Some(granule) = table else { return Ok(()) };
+        match why {
+            None => {
+                self.give_back_table(granule);
+                Ok(())
+            }
+            Some(error) => {
+                granule.lose(self.rmm.rmi(), error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives up for lost every table that is left.
+    pub(crate) fn lose_tables(&self, why: RmiError) {
+        let rmi = self.rmm.rmi();
+        for share in self.tables.blocks.iter() {
+            while let Some((_, block)) = { share.lock().pop_first() } {
+                if let Some(table) = block.table {
+                    table.lose(rmi, why);
                 }
             }
         }
-        Ok(self.tables.is_empty())
-    }
-
-    /// Folds level 3 tables of `[base, end)` that are wholly inside.
-    pub(super) fn fold_range<H: Host>(&mut self, rmm: &Rmm<H>, base: u64, end: u64) {
-        let size = entry_size(RTT_PAGE_LEVEL.saturating_sub(1));
-        let mut at =
-            align_down(base.saturating_add(size.saturating_sub(1)), RTT_PAGE_LEVEL.saturating_sub(1));
-        while at.saturating_add(size) <= end {
-            self.fold(rmm, at, RTT_PAGE_LEVEL);
-            at = at.saturating_add(size);
+        while let Some((_, table)) = { self.tables.upper.lock().pop_last() } {
+            table.lose(rmi, why);
+        }
+        if let Some(table) = { self.tables.reserve.lock().take() } {
+            table.lose(rmi, why);
         }
     }
 }

@@ -13,7 +13,7 @@ impl<H: Host> Vcpu<H> {
 
     /// After an MMIO exit the VMM may answer with an external abort instead of a value; the RMM lets the Host inject
     /// nothing else.
-    pub(super) fn set_events(&self, state: &mut State, events: &VcpuEvents) -> Result<(), Errno> {
+    pub(super) fn set_events(&self, state: &mut State<H>, events: &VcpuEvents) -> Result<(), Errno> {
         if state.init.is_none() {
             return Err(Errno::ENOEXEC);
         }

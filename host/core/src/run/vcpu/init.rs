@@ -1,15 +1,14 @@
 //! KVM_ARM_VCPU_INIT and KVM_ARM_VCPU_FINALIZE.
 
 use super::{State, Vcpu};
-use crate::realm::rec::{Rec, RecConfig};
-use crate::run::regs::CoreRegisters;
+use crate::realm::rec::{RecConfig, RecParts};
 use crate::{Errno, Host, Lock};
 use core::sync::atomic::Ordering;
 use realm_abi::kvm::{MAX_VCPU_FEATURES, MpState, TARGET_GENERIC_V8, VcpuFeature, VcpuInit};
 
 impl<H: Host> Vcpu<H> {
     /// The same features again reset the vCPU, as long as it is not yet a REC.
-    pub(super) fn init(&self, state: &mut State, init: &VcpuInit) -> Result<(), Errno> {
+    pub(super) fn init(&self, state: &mut State<H>, init: &VcpuInit) -> Result<(), Errno> {
         if init.target != TARGET_GENERIC_V8 {
             return Err(Errno::EINVAL);
         }
@@ -33,7 +32,7 @@ impl<H: Host> Vcpu<H> {
             return Err(Errno::EINVAL);
         }
         let common = without_power(init);
-        let mut config = self.vm.config.lock();
+        let mut config = self.vm.config.lock_killable()?;
         let differs = |old: VcpuInit| old != common;
         if config.features.is_some_and(differs) || state.init.is_some_and(differs) {
             return Err(Errno::EINVAL);
@@ -41,8 +40,8 @@ impl<H: Host> Vcpu<H> {
         if state.rec.is_none() {
             config.features = Some(common);
             state.init = Some(common);
-            state.registers = CoreRegisters::default();
-            self.sve.lock().enabled = init.has(VcpuFeature::SVE);
+            zerocopy::FromZeros::zero(&mut *state.registers);
+            self.public.lock().sve.enabled = init.has(VcpuFeature::SVE);
         }
         drop(config);
         let off = init.has(VcpuFeature::POWER_OFF);
@@ -50,12 +49,12 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
-    pub(super) fn finalize(&self, state: &mut State, feature: i32) -> Result<(), Errno> {
+    pub(super) fn finalize(&self, state: &mut State<H>, feature: i32) -> Result<(), Errno> {
         let init = state.init.ok_or(Errno::ENOEXEC)?;
         let rec = self.vm.device().generation().rec_feature();
         match u32::try_from(feature).map(VcpuFeature) {
             Ok(VcpuFeature::SVE) if init.has(VcpuFeature::SVE) => {
-                let mut sve = self.sve.lock();
+                let sve = &mut self.public.lock().sve;
                 if core::mem::replace(&mut sve.finalized, true) {
                     return Err(Errno::EPERM);
                 }
@@ -66,10 +65,8 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
-    fn finalize_rec(&self, state: &mut State, init: &VcpuInit) -> Result<(), Errno> {
+    fn finalize_rec(&self, state: &mut State<H>, init: &VcpuInit) -> Result<(), Errno> {
         const WHAT: &str = "KVM_ARM_VCPU_FINALIZE of a REC";
-        // The realm's state does not change under our feet.
-        let config = self.vm.config.lock();
         self.vm.realm.for_rec_create().map_err(|error| self.vm.explain(WHAT, &error))?;
         if state.rec.is_some() {
             return Err(Errno::EBUSY);
@@ -86,10 +83,19 @@ impl<H: Host> Vcpu<H> {
             // As in the series: only the first vCPU, whatever POWER_OFF says; the others wait for CPU_ON.
             runnable: self.id == 0,
         };
-        let rec = Rec::create(&self.vm.realm, &rec).map_err(|error| self.vm.explain(WHAT, &error))?;
+        let parts = RecParts::gather(&self.vm.realm).map_err(|error| self.vm.explain(WHAT, &error))?;
+        // RECs are created one at a time, each of them measured or not as the realm's state says.
+        let config = match self.vm.config.lock_killable() {
+            Ok(config) => config,
+            Err(errno) => {
+                parts.scatter(self.vm.realm.rmm());
+                return Err(errno);
+            }
+        };
+        let rec = parts.create(&self.vm.realm, &rec).map_err(|error| self.vm.explain(WHAT, &error))?;
         self.rec_pa.store(rec.pa(), Ordering::SeqCst);
-        state.rec = Some(rec);
         drop(config);
+        state.rec = Some(rec);
         Ok(())
     }
 }

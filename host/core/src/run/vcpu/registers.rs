@@ -5,15 +5,13 @@ use crate::error::Phase;
 use crate::host::user;
 use crate::run::regs::{self, MAX_REG_SIZE, SharedRegisters, VectorLengths};
 use crate::{Errno, Host, Lock, UserMemory};
-use alloc::vec::Vec;
 use realm_abi::kvm::reg::{RegId, RegKind};
 use realm_abi::kvm::{OneReg, RegListHeader, VcpuFeature};
-use zerocopy::IntoBytes;
 
 impl<H: Host> Vcpu<H> {
     pub(super) fn set_one_reg(
         &self,
-        state: &mut State,
+        state: &mut State<H>,
         user: &impl UserMemory,
         request: &OneReg,
     ) -> Result<(), Errno> {
@@ -61,14 +59,14 @@ impl<H: Host> Vcpu<H> {
         &self,
         set: impl FnOnce(&mut SharedRegisters, bool) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let mut config = self.vm.config.lock();
+        let mut config = self.vm.config.lock_killable()?;
         let frozen = self.vm.realm.phase() != Phase::None;
         set(&mut config.registers, frozen)
     }
 
     fn set_vector_lengths(&self, value: &[u8; MAX_REG_SIZE]) -> Result<(), Errno> {
-        let _config = self.vm.config.lock();
-        let mut sve = self.sve.lock();
+        let _config = self.vm.config.lock_killable()?;
+        let sve = &mut self.public.lock().sve;
         if sve.finalized || self.vm.realm.phase() != Phase::None {
             return Err(Errno::EPERM);
         }
@@ -78,7 +76,7 @@ impl<H: Host> Vcpu<H> {
 
     pub(super) fn get_one_reg(
         &self,
-        state: &State,
+        state: &State<H>,
         user: &impl UserMemory,
         request: &OneReg,
     ) -> Result<(), Errno> {
@@ -87,14 +85,16 @@ impl<H: Host> Vcpu<H> {
         let value: u64 = match id.kind() {
             RegKind::X(n) => *state.registers.x.get(usize::from(n)).ok_or(Errno::EINVAL)?,
             RegKind::Pc => state.registers.pc,
-            RegKind::Sys(_) if id == RegId::ID_AA64DFR0_EL1 => self.vm.config.lock().registers.dfr0(),
+            RegKind::Sys(_) if id == RegId::ID_AA64DFR0_EL1 => {
+                self.vm.config.lock_killable()?.registers.dfr0()
+            }
             RegKind::Sys(_) if id == RegId::PMCR_EL0 && init.has(VcpuFeature::PMU_V3) => {
-                self.vm.config.lock().registers.pmcr()
+                self.vm.config.lock_killable()?.registers.pmcr()
             }
             // MPIDR_EL1 has a 1 in bit 31.
             RegKind::Sys(_) if id == RegId::MPIDR_EL1 => self.mpidr() | 1 << 31,
             RegKind::SveVls if init.has(VcpuFeature::SVE) => {
-                let lengths = self.sve.lock().lengths;
+                let lengths = self.public.lock().sve.lengths;
                 return user.write(request.addr, &lengths.to_bytes());
             }
             _ => return Err(Errno::ENOENT),
@@ -102,17 +102,25 @@ impl<H: Host> Vcpu<H> {
         user::write(user, request.addr, &value)
     }
 
-    pub(super) fn get_reg_list(&self, state: &State, user: &impl UserMemory, arg: u64) -> Result<(), Errno> {
+    pub(super) fn get_reg_list(
+        &self,
+        state: &State<H>,
+        user: &impl UserMemory,
+        arg: u64,
+    ) -> Result<(), Errno> {
         let init = state.init.ok_or(Errno::ENOEXEC)?;
-        let list = regs::settable(init.has(VcpuFeature::PMU_V3), init.has(VcpuFeature::SVE));
+        let list = || regs::settable(init.has(VcpuFeature::PMU_V3), init.has(VcpuFeature::SVE));
         let room: RegListHeader = user::read(user, arg)?;
-        let n = list.len() as u64;
+        let n = list().count() as u64;
         user::write(user, arg, &RegListHeader { n })?;
         if room.n < n {
             return Err(Errno::E2BIG);
         }
-        let ids: Vec<u64> = list.iter().map(|id| id.0).collect();
-        let addr = arg.checked_add(size_of::<RegListHeader>() as u64).ok_or(Errno::EFAULT)?;
-        user.write(addr, ids.as_bytes())
+        let mut addr = arg.checked_add(size_of::<RegListHeader>() as u64).ok_or(Errno::EFAULT)?;
+        for id in list() {
+            user::write(user, addr, &id.0)?;
+            addr = addr.checked_add(size_of::<u64>() as u64).ok_or(Errno::EFAULT)?;
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,55 @@
+//! Room in lists that a lock protects, made before the lock is taken.
+
+use crate::{Errno, Lock};
+use realm_alloc::Vec;
+
+/// Makes sure that a list has room for `more` elements, allocating with the lock free. Another thread may take the room
+/// before the caller has the lock again: then the caller asks once more.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn make<S, T>(
+    lock: &impl Lock<S>,
+    list: impl Fn(&mut S) -> &mut Vec<T>,
+    more: usize,
+) -> Result<(), Errno> {
+    let len = {
+        let mut state = lock.lock();
+        let list = list(&mut state);
+        if list.spare() >= more {
+            return Ok(());
+        }
+        list.len()
+    };
+    let mut longer = Vec::with_capacity(len.saturating_mul(2).max(len.saturating_add(more)))?;
+    let mut state = lock.lock();
+    let list = list(&mut state);
+    if list.spare() < more && longer.capacity() >= list.len().saturating_add(more) {
+        for element in core::mem::take(list) {
+            // The capacity was just compared.
+            let _full = longer.push_within(element);
+        }
+        core::mem::swap(list, &mut longer);
+    }
+    drop(state);
+    Ok(())
+}
+
+/// Appends to a list.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn push<S, T>(
+    lock: &impl Lock<S>,
+    list: impl Fn(&mut S) -> &mut Vec<T> + Copy,
+    element: T,
+) -> Result<(), Errno> {
+    let mut element = element;
+    loop {
+        make(lock, list, 1)?;
+        match list(&mut lock.lock()).push_within(element) {
+            Ok(()) => return Ok(()),
+            Err(back) => element = back,
+        }
+    }
+}

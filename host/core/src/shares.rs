@@ -1,0 +1,37 @@
+//! State divided among several locks, so that threads which work in different places do not wait for each other.
+
+use crate::host::LockClass;
+use crate::{Errno, Host, Lock};
+use realm_alloc::Vec;
+
+/// Locks of one kind, each with a share of the state.
+pub(crate) struct Shares<H: Host, T: Send> {
+    first: H::Lock<T>,
+    others: Vec<H::Lock<T>>,
+}
+
+/// How many locks there are.
+const COUNT: usize = 16;
+
+impl<H: Host, T: Send> Shares<H, T> {
+    /// As many shares as there are locks.
+    pub(crate) fn new(class: LockClass, share: impl Fn() -> T) -> Result<Self, Errno> {
+        let first = H::Lock::new(class, share())?;
+        let mut others = Vec::with_capacity(COUNT.saturating_sub(1))?;
+        for _ in 1..COUNT {
+            others.try_push(H::Lock::new(class, share())?)?;
+        }
+        Ok(Self { first, others })
+    }
+
+    /// The lock that has the share of `number`; neighbours have different ones.
+    pub(crate) fn of(&self, number: u64) -> &H::Lock<T> {
+        let index = usize::try_from(number % COUNT as u64).unwrap_or(0);
+        index.checked_sub(1).and_then(|index| self.others.get(index)).unwrap_or(&self.first)
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &H::Lock<T>> {
+        core::iter::once(&self.first).chain(self.others.iter())
+    }
+}
