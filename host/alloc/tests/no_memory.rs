@@ -185,3 +185,14 @@ fn a_reserve_that_could_not_be_filled_keeps_what_it_has() {
         assert_eq!(LIVE.get(), live);
     }
 }
+
+#[test]
+fn an_insertion_that_misses_a_branch_keeps_the_leaf() {
+    let mut map = Sparse::new();
+    map.try_insert(0, 'a').unwrap();
+    let mut spare = Spare::new();
+    assert_eq!(limited(2, || spare.fill(1)).0, Err(NoMemory), "room for a leaf, and a leaf");
+    assert_eq!(map.insert(64, 'b', &mut spare), Err('b'));
+    assert_eq!(limited(2, || spare.fill(1)).0, Ok(()), "room for a branch, and a branch");
+    assert_eq!(map.insert(64, 'b', &mut spare), Ok(None));
+}
