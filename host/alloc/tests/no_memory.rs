@@ -196,3 +196,18 @@ fn an_insertion_that_misses_a_branch_keeps_the_leaf() {
     assert_eq!(limited(2, || spare.fill(1)).0, Ok(()), "room for a branch, and a branch");
     assert_eq!(map.insert(64, 'b', &mut spare), Ok(None));
 }
+
+#[test]
+fn a_drop_that_unwinds_does_not_cost_the_memory() {
+    struct Unwinds;
+    impl Drop for Unwinds {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(std::boxed::Box::new(()));
+        }
+    }
+    let live = LIVE.get();
+    let vec = Vec::try_from_iter([(1, Unwinds)]).unwrap();
+    assert!(LIVE.get() > live);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(vec))).is_err());
+    assert_eq!(LIVE.get(), live);
+}
