@@ -75,6 +75,13 @@ pub fn test(options: &Options) -> Result {
             .args(["--target-dir".as_ref(), shell::target().join("loom").as_os_str()])
             .env("RUSTFLAGS", "--cfg loom"),
     )?;
+    check(
+        "counts of shared pointers under loom",
+        shell::cargo()
+            .args(["test", "--locked", "--release", "--package", "realm-alloc", "--test", "arc_loom"])
+            .args(["--target-dir".as_ref(), shell::target().join("loom").as_os_str()])
+            .env("RUSTFLAGS", "--cfg loom"),
+    )?;
     main_job()?;
     firmware_tests::all()?;
     miri(!options.nightly)?;
@@ -118,7 +125,7 @@ pub fn miri(quick: bool) -> Result {
     let mut command = shell::nightly_cargo();
     command
         .args(["miri", "test", "--locked", "--lib", "--package", "realm-abi", "--package", "realm-host"])
-        .args(["--package", "realm-rmm", "--target-dir"])
+        .args(["--package", "realm-alloc", "--package", "realm-rmm", "--target-dir"])
         .arg(shell::target().join("miri"))
         .env("MIRIFLAGS", "-Zmiri-disable-isolation")
         .env("PROPTEST_CASES", "4");

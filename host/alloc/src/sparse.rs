@@ -17,8 +17,18 @@ type Children<T> = [Option<Node<T>>; BRANCH_SLOTS];
 /// A map from `u64` to `T`, in order of its indices.
 ///
 /// It is a radix tree in which a branch with one child is left out, so one insertion needs at most two nodes: a leaf, and a branch
-/// where it parts from what was there. It is at most 13 nodes deep. A leaf holds 64 neighbours and has at most 4 KiB: values
-/// of more than 64 bytes are to be boxed, or this does not compile. Nodes without values are freed.
+/// where it parts from what was there. It is at most 13 nodes deep. A leaf holds 64 neighbours and has at most 4 KiB: a
+/// value whose `Option` has more than 64 bytes is to be boxed, or filling a [`Spare`] does not compile. Nodes without values are
+/// freed.
+///
+/// ```compile_fail
+/// realm_alloc::Sparse::new().try_insert(0, [0_u64; 8]);
+/// ```
+///
+/// ```
+/// realm_alloc::Sparse::new().try_insert(0, [0_u64; 7])?;
+/// # Ok::<(), realm_alloc::NoMemory>(())
+/// ```
 pub struct Sparse<T> {
     root: Option<Node<T>>,
     len: usize,
@@ -403,7 +413,8 @@ pub struct Spare<T> {
 }
 
 impl<T> Spare<T> {
-    const LEAF_FITS: () = assert!(size_of::<Values<T>>() <= 4096, "box a value of more than 64 bytes");
+    const LEAF_FITS: () =
+        assert!(size_of::<Values<T>>() <= 4096, "a value whose option has more than 64 bytes is to be boxed");
 
     /// Nothing.
     pub const fn new() -> Self {
