@@ -11,13 +11,13 @@ pub(crate) struct Shares<H: Host, T: Send> {
 }
 
 /// How many locks there are.
-const COUNT: usize = 16;
+const COUNT: u8 = 16;
 
 impl<H: Host, T: Send> Shares<H, T> {
     /// As many shares as there are locks.
     pub(crate) fn new(class: LockClass, share: impl Fn() -> T) -> Result<Self, Errno> {
         let first = H::Lock::new(class, share())?;
-        let mut others = Vec::with_capacity(COUNT.saturating_sub(1))?;
+        let mut others = Vec::with_capacity(usize::from(COUNT.saturating_sub(1)))?;
         for _ in 1..COUNT {
             others.try_push(H::Lock::new(class, share())?)?;
         }
@@ -26,7 +26,7 @@ impl<H: Host, T: Send> Shares<H, T> {
 
     /// The lock that has the share of `number`; neighbours have different ones.
     pub(crate) fn of(&self, number: u64) -> &H::Lock<T> {
-        let index = usize::try_from(number % COUNT as u64).unwrap_or(0);
+        let index = usize::from(number.to_le_bytes()[0] % COUNT);
         index.checked_sub(1).and_then(|index| self.others.get(index)).unwrap_or(&self.first)
     }
 

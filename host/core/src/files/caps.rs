@@ -26,7 +26,6 @@ pub fn check_extension(generation: &Generation, info: Option<&RmmInfo>, cap: Cap
         Cap::IRQCHIP
         | Cap::USER_MEMORY
         | Cap::MP_STATE
-        | Cap::SYNC_MMU
         | Cap::DESTROY_MEMORY_REGION_WORKS
         | Cap::VCPU_EVENTS
         | Cap::ONE_REG

@@ -134,9 +134,9 @@ impl<H: Host> Ledger<H> {
     }
 
     /// Calls `look` with each of the first [`MAX_LOSSES`] lost granules, until it returns `false`. It must not lose granules.
-    pub fn each_loss(&self, mut look: impl FnMut(&Loss) -> bool) {
+    pub fn each_loss(&self, look: impl FnMut(&Loss) -> bool) {
         let losses = self.losses.lock();
-        let _ = losses.iter().all(|loss| look(loss));
+        let _ = losses.iter().all(look);
     }
 
     fn counters(&self, cpu: usize) -> Option<&CpuCounters> {

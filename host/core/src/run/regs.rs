@@ -186,7 +186,6 @@ impl VectorLengths {
 }
 
 /// What KVM_GET_REG_LIST answers: the registers that can be set.
-#[must_use]
 pub fn settable(pmu: bool, sve: bool) -> impl Iterator<Item = RegId> {
     let core = (0..=30).filter_map(RegId::x).chain([RegId::PC, RegId::ID_AA64DFR0_EL1]);
     core.chain(pmu.then_some(RegId::PMCR_EL0)).chain(sve.then_some(RegId::SVE_VLS))

@@ -170,10 +170,9 @@ impl<H: Host> Vm<H> {
         if change != Change::Create {
             self.remove_slot(user, region.id)?;
         }
-        match new {
+        if let Some(slot) = new {
             // Room was made, and only who has the layout's lock adds a slot.
-            Some(slot) => self.memory.lock().slots.insert(slot).map_err(|_| Errno::ENOMEM)?,
-            None => {}
+            self.memory.lock().slots.insert(slot).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(0)
     }

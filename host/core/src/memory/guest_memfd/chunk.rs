@@ -122,6 +122,11 @@ impl Chunk {
         }
     }
 
+    /// Host pages of a whole chunk.
+    fn pages(&self) -> usize {
+        FULL.checked_div(self.per_page).unwrap_or(FULL)
+    }
+
     fn first_of_page(&self, index: usize) -> usize {
         index & !self.per_page.wrapping_sub(1)
     }
@@ -245,7 +250,7 @@ impl Chunk {
             let whole = first == 0 && last >= self.count;
             if whole && !self.lost.any() {
                 self.memory = Memory::None;
-                return host.free(PageBlock { pa, pages: FULL / self.per_page.max(1) });
+                return host.free(PageBlock { pa, pages: self.pages() });
             }
             // A part of an allocation stays with the rest as long as nothing of it is lost.
             if !self.lost.any() {
@@ -289,7 +294,7 @@ impl Chunk {
             && !self.lost.any()
         {
             self.memory = Memory::None;
-            return Some(PageBlock { pa, pages: FULL / self.per_page.max(1) });
+            return Some(PageBlock { pa, pages: self.pages() });
         }
         self.take_page(self.first_of_page(index))
     }

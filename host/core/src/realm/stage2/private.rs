@@ -12,6 +12,9 @@ use crate::{Host, Lock};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, ReturnCode, Ripas, RmiCommand, Status};
 
+/// Bytes of a piece of work.
+const PIECE_SIZE: u64 = PIECE as u64 * GRANULE_SIZE;
+
 /// How often another page is tried for an address after the RMM refused one.
 const MAX_REFUSALS: usize = 8;
 
@@ -114,10 +117,6 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Populates one granule with what is in the Host's granule at `src`, if it is still `valid` to; whether it was.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "they are the arguments of DATA_CREATE and where to find its memory"
-    )]
     pub(crate) fn populate(
         &self,
         run: &mut PopulateRun,
@@ -220,8 +219,8 @@ impl<H: Host> Stage2<'_, H> {
         if block.with_existing_chunk(|chunk, _| chunk.is_block()) != Some(true) {
             return;
         }
-        let piece = (PIECE as u64).saturating_mul(GRANULE_SIZE);
-        for at in (0..BLOCK_SIZE / piece).map(|index| base.saturating_add(index.saturating_mul(piece))) {
+        for offset in (0..BLOCK_SIZE).step_by(PIECE_SIZE as usize) {
+            let at = base.saturating_add(offset);
             if !go_on() || !matches!(self.fault_piece(&block, at, valid), Ok(true)) {
                 return;
             }
@@ -245,7 +244,7 @@ impl<H: Host> Stage2<'_, H> {
             if !valid() {
                 return Ok(false);
             }
-            range.with_chunk(base, (PIECE as u64).saturating_mul(GRANULE_SIZE), |chunk, first| {
+            range.with_chunk(base, PIECE_SIZE, |chunk, first| {
                 for offset in 0..PIECE {
                     let (index, ipa) = (first.saturating_add(offset), base.saturating_add(bytes(offset)));
                     if chunk.cell(index) != Cell::Host {

@@ -63,7 +63,7 @@ impl PageTable {
 
 /// Index of the granule of `ipa` in its block.
 fn index(ipa: u64) -> usize {
-    usize::try_from(ipa % BLOCK_SIZE >> GRANULE_SHIFT).unwrap_or(0)
+    usize::try_from((ipa % BLOCK_SIZE) >> GRANULE_SHIFT).unwrap_or(0)
 }
 
 impl<H: Host> Stage2<'_, H> {

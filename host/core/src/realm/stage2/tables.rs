@@ -17,7 +17,8 @@ const LEVEL_SHIFT: u32 = 60;
 
 /// The index of the table at `level` (below the last) that covers `ipa`: those of a deeper level come behind.
 fn upper_index(ipa: u64, level: i64) -> u64 {
-    u64::try_from(level).unwrap_or(0) << LEVEL_SHIFT | ipa / entry_size(level.saturating_sub(1))
+    let number = ipa.checked_div(entry_size(level.saturating_sub(1))).unwrap_or(0);
+    u64::try_from(level).unwrap_or(0) << LEVEL_SHIFT | number
 }
 
 /// Level and first address of the table with this index.
