@@ -26,7 +26,7 @@ pub const SETTINGS: RealmSettings =
 /// A machine and its Host.
 pub struct World {
     pub machine: Arc<Machine>,
-    pub device: Arc<Device<MachineHost>>,
+    pub device: realm_host::Arc<Device<MachineHost>>,
 }
 
 impl Default for World {
@@ -62,7 +62,7 @@ impl World {
             "lost granules are those in the Realm world"
         );
         assert_eq!(self.device.host().pinned(), 0);
-        assert_eq!(statistics.undead_vms, 0);
+        assert_eq!(statistics.unfinished_vms, 0);
         if ledger.leaked == 0 {
             assert_eq!(self.device.host().pages_out(), 0);
         }

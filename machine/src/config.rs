@@ -29,6 +29,8 @@ pub struct MachineConfig {
     pub clock: ClockKind,
     /// Whether every register value and every write that the Host can see is kept for comparison.
     pub record_host_view: bool,
+    /// Whether the Host moves the pages of a process that nothing holds whenever it allocates, as one short of memory may.
+    pub reclaim: bool,
 }
 
 impl MachineConfig {
@@ -58,6 +60,7 @@ impl MachineConfig {
             host_page_shift: 12,
             clock: ClockKind::Real,
             record_host_view: false,
+            reclaim: false,
         }
     }
 }

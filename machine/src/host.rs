@@ -1,6 +1,7 @@
 //! The Host core's surroundings in this process: std locks, pages from the machine's DRAM, its CPUs and its time.
 
 mod pages;
+pub(crate) mod rules;
 
 use crate::config::DRAM_BASE;
 use crate::fault::Point;
@@ -10,26 +11,54 @@ use crate::memory::{Pas, report};
 use crate::process;
 use pages::Pages;
 use realm_abi::{Errno, GRANULE_SIZE};
-use realm_host::host::{self, PageBlock, PinnedPage};
-use realm_host::irqchip::Irqchip;
-use realm_host::{Device, File, Host};
+use realm_host::host::{self, Entry, GranuleBytes, LockClass, PageBlock, Pinned, Purpose};
+use realm_host::{Device, File, Host, Limits};
 use realm_simple_gic::SimpleGic;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// [`host::Lock`] over std's.
-pub struct StdLock<T>(Mutex<T>);
+/// [`host::Lock`] over std's, with its rules checked ([`rules`]).
+pub struct StdLock<T> {
+    class: LockClass,
+    lock: Mutex<T>,
+}
+
+/// A held lock.
+pub struct StdGuard<'a, T> {
+    guard: MutexGuard<'a, T>,
+    _held: rules::Held,
+}
+
+impl<T> std::ops::Deref for StdGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> std::ops::DerefMut for StdGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
 
 impl<T: Send> host::Lock<T> for StdLock<T> {
     type Guard<'a>
-        = MutexGuard<'a, T>
+        = StdGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Self {
-        Self(Mutex::new(value))
+    fn new(class: LockClass, value: T) -> Result<Self, Errno> {
+        Ok(Self { class, lock: Mutex::new(value) })
     }
-    fn lock(&self) -> MutexGuard<'_, T> {
-        lock(&self.0)
+    fn lock(&self) -> StdGuard<'_, T> {
+        let held = rules::Held::of(self.class);
+        StdGuard { guard: lock(&self.lock), _held: held }
+    }
+    fn lock_killable(&self) -> Result<StdGuard<'_, T>, Errno> {
+        if process::current_call().is_some_and(|call| call.is_dying()) {
+            return Err(Errno::EINTR);
+        }
+        Ok(self.lock())
     }
 }
 
@@ -54,10 +83,11 @@ impl EventState {
 pub struct StdEvent(Arc<EventState>);
 
 impl host::Event for StdEvent {
-    fn new() -> Self {
-        Self::default()
+    fn new() -> Result<Self, Errno> {
+        Ok(Self::default())
     }
     fn wait(&self, deadline: Option<u64>) {
+        rules::may_sleep("an event");
         let call = process::current_call();
         let _waiting = call.as_ref().map(|call| call.wait_on(&self.0));
         let mut signalled = lock(&self.0.signalled);
@@ -120,8 +150,17 @@ impl MachineHost {
 
     /// A Host on `machine` with its device opened for processes: what [`crate::process::Process::new`] takes.
     #[must_use]
-    pub fn boot(machine: Arc<Machine>) -> Arc<Device<Self>> {
-        Device::new(Self::new(machine))
+    pub fn boot(machine: Arc<Machine>) -> realm_host::Arc<Device<Self>> {
+        Self::boot_with(machine, Limits::default())
+    }
+
+    /// [`Self::boot`] with what an administrator chooses.
+    ///
+    /// # Panics
+    /// If this process has no memory left.
+    #[must_use]
+    pub fn boot_with(machine: Arc<Machine>, limits: Limits) -> realm_host::Arc<Device<Self>> {
+        Device::new(Self::new(machine), limits).expect("there is memory for a device")
     }
 
     /// The machine.
@@ -206,17 +245,30 @@ impl MachineHost {
         state.pins += 1;
     }
 
-    /// Ends [`Self::pin_user`].
-    pub(crate) fn unpin_user(&self, page: &PinnedPage) {
+    /// Whether nothing but its mapping holds a page of a process.
+    pub(crate) fn is_movable(&self, pa: u64) -> bool {
+        lock(&self.state).user.get(&pa) == Some(&1)
+    }
+
+    /// Moves a page of a process that nothing else holds; where it is then. Its old place belongs to nobody any more.
+    pub(crate) fn move_user(&self, from: u64) -> Option<u64> {
+        let to = self.alloc_user(0)?;
+        let mut page = vec![0; usize::try_from(self.page_size()).ok()?];
+        self.read_phys(from, &mut page);
+        self.write_phys(to, &page);
+        self.release_user(from);
+        Some(to)
+    }
+
+    /// Ends [`Self::pin_user`] for a page.
+    fn unpin_user(&self, pa: u64) {
         let mut state = lock(&self.state);
         match state.pins.checked_sub(1) {
             Some(pins) => state.pins = pins,
-            None => {
-                self.machine.log().push(Event::HostMisuse(format!("unpinned {:#x} once too often", page.pa)))
-            }
+            None => self.machine.log().push(Event::HostMisuse(format!("unpinned {pa:#x} once too often"))),
         }
         drop(state);
-        self.release_user(page.pa);
+        self.release_user(pa);
     }
 
     /// Drops one hold of a page of a process; frees it with the last.
@@ -246,6 +298,7 @@ impl MachineHost {
 impl Host for MachineHost {
     type Lock<T: Send> = StdLock<T>;
     type Event = StdEvent;
+    type Irqchip = SimpleGic;
 
     fn page_shift(&self) -> u32 {
         self.shift
@@ -255,7 +308,9 @@ impl Host for MachineHost {
         if self.machine.config().features.vmid16 { 16 } else { 8 }
     }
 
-    fn alloc(&self, pages: usize) -> Option<PageBlock> {
+    fn alloc(&self, pages: usize, purpose: Purpose) -> Option<PageBlock> {
+        rules::may_allocate("pages");
+        process::reclaim(self);
         if self.machine.faults().hit(Point::Alloc).is_some() {
             return None;
         }
@@ -263,11 +318,31 @@ impl Host for MachineHost {
             self.machine.log().push(Event::HostMisuse(format!("{pages} pages are no power of two")));
             return None;
         }
+        let _ = purpose;
         self.alloc_block(pages.ilog2(), false).map(|pa| PageBlock { pa, pages })
     }
 
     fn free(&self, block: PageBlock) {
+        rules::not_atomic("free");
         self.free_block(block.pa, block.pages.max(1).ilog2());
+    }
+
+    fn unpin(&self, pinned: Pinned) {
+        rules::not_atomic("unpin");
+        for pa in (pinned.pa..pinned.pa + pinned.size).step_by(1 << self.shift) {
+            self.unpin_user(pa);
+        }
+    }
+
+    fn with_granule<R>(&self, pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
+        let mut bytes = Box::new([0; GRANULE_SIZE as usize]);
+        self.read_phys(pa, bytes.as_mut_slice());
+        let before = bytes.clone();
+        let result = work(&mut bytes);
+        if bytes != before {
+            self.write_phys(pa, bytes.as_slice());
+        }
+        result
     }
 
     fn read_phys(&self, pa: u64, out: &mut [u8]) {
@@ -289,6 +364,7 @@ impl Host for MachineHost {
     }
 
     fn yield_now(&self) {
+        rules::may_sleep("yield");
         std::thread::yield_now();
     }
 
@@ -296,12 +372,14 @@ impl Host for MachineHost {
         self.machine.kick(vcpu);
     }
 
-    fn vcpu_load(&self, vcpu: u32) {
-        self.machine.load(vcpu);
+    fn vcpu_load(&self, entry: &Entry) {
+        self.machine.load(entry.vcpu);
+        rules::begin_atomic();
     }
 
-    fn vcpu_put(&self, vcpu: u32) {
-        self.machine.put(vcpu);
+    fn vcpu_put(&self, entry: &Entry) {
+        rules::end_atomic();
+        self.machine.put(entry.vcpu);
     }
 
     fn install_file(&self, file: File<Self>) -> Result<i32, Errno> {
@@ -312,8 +390,9 @@ impl Host for MachineHost {
         process::current_call()?.file(fd)
     }
 
-    fn create_irqchip(&self) -> Result<Arc<dyn Irqchip>, Errno> {
-        Ok(Arc::new(SimpleGic::default()))
+    fn create_irqchip(&self) -> Result<realm_host::Arc<SimpleGic>, Errno> {
+        rules::may_allocate("an interrupt controller");
+        Ok(realm_host::Arc::try_new(SimpleGic::default())?)
     }
 
     fn explain(&self, message: std::fmt::Arguments<'_>) {

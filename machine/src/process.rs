@@ -4,13 +4,13 @@
 mod space;
 
 use crate::fault::Point;
-use crate::host::{EventState, MachineHost};
+use crate::host::{EventState, MachineHost, rules};
 use crate::log::lock;
 use crate::machine::Machine;
 use crate::memory::{Pas, report};
 use realm_abi::Errno;
-use realm_host::host::PinnedPage;
-use realm_host::{Device, File, UserMemory, Vm};
+use realm_host::host::{Hold, Owner, Pinned};
+use realm_host::{Device, File, UserMemory};
 use realm_vmm::{Fd, System};
 use space::{Resolved, Space};
 use std::cell::RefCell;
@@ -44,7 +44,8 @@ impl Drop for OpenFile {
 }
 
 struct Shared {
-    device: Arc<Device<MachineHost>>,
+    device: realm_host::Arc<Device<MachineHost>>,
+    owner: Owner,
     space: Mutex<Space>,
     files: Mutex<BTreeMap<i32, Arc<OpenFile>>>,
     /// Files that mappings keep, by address.
@@ -74,32 +75,6 @@ impl Shared {
 
     fn open_file(&self, fd: i32) -> Result<Arc<OpenFile>, Errno> {
         lock(&self.files).get(&fd).cloned().ok_or(Errno::EBADF)
-    }
-
-    /// Changes what these addresses mean, with the VMs of the process told before and after: the MMU notifier.
-    fn changing<R>(&self, start: u64, end: u64, change: impl FnOnce(&mut Space) -> R) -> R {
-        let vms = self.vms();
-        vms.iter().for_each(|vm| vm.invalidation_begins(start, end));
-        let result = change(&mut lock(&self.space));
-        vms.iter().for_each(|vm| vm.invalidation_ends());
-        result
-    }
-
-    /// The VMs that any file of the process keeps alive.
-    fn vms(&self) -> Vec<Arc<Vm<MachineHost>>> {
-        let mut vms: Vec<Arc<Vm<MachineHost>>> = Vec::new();
-        for open in lock(&self.files).values().chain(lock(&self.mapped).values()) {
-            let vm = match &open.file {
-                File::Device(_) | File::GuestMemfd(_) => continue,
-                File::Vm(vm) => vm,
-                File::Vcpu(vcpu) => vcpu.vm(),
-                File::Irqchip(irqchip) => irqchip.vm(),
-            };
-            if !vms.iter().any(|known| Arc::ptr_eq(known, vm)) {
-                vms.push(Arc::clone(vm));
-            }
-        }
-        vms
     }
 
     /// Runs `f` on the pieces of `[addr, addr + len)` that lie in one page each: physical address, range of bytes.
@@ -171,6 +146,9 @@ impl Call {
     pub fn file(&self, fd: i32) -> Option<File<MachineHost>> {
         self.process.open_file(fd).ok().map(|open| open.file.clone())
     }
+    pub fn is_dying(&self) -> bool {
+        self.process.dying.load(Ordering::Acquire)
+    }
     pub fn is_interrupted(&self) -> bool {
         self.open.signal.load(Ordering::Acquire) || self.process.dying.load(Ordering::Acquire)
     }
@@ -189,27 +167,49 @@ impl Call {
 
 impl UserMemory for Call {
     fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Errno> {
+        rules::may_allocate("user memory");
         self.process.fault(Point::UserRead)?;
         self.process.read(addr, out)
     }
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
+        rules::may_allocate("user memory");
         self.process.fault(Point::UserWrite)?;
         self.process.write(addr, bytes)
     }
-    fn pin(&self, addr: u64, write: bool) -> Result<PinnedPage, Errno> {
+    fn pin(&self, addr: u64, most: u64, _hold: Hold) -> Result<Pinned, Errno> {
+        rules::may_allocate("user memory");
         self.process.fault(Point::Pin)?;
-        // Under the lock until the pin counts: nobody unmaps the page in between.
+        // Under the lock until the pins count: nobody unmaps or moves the pages in between.
         let mut space = lock(&self.process.space);
-        let Resolved { pa, writable, block } = space.resolve(self.process.host(), addr, write)?;
-        self.process.host().pin_user(pa);
+        let host = self.process.host();
+        let page = 1_u64 << host.machine().config().host_page_shift;
+        let Resolved { pa, block } = space.resolve(host, addr, true)?;
+        let size = if block <= most { block } else { page };
+        let pa = pa & !(size - 1);
+        (pa..pa + size).step_by(usize::try_from(page).unwrap_or(usize::MAX)).for_each(|pa| host.pin_user(pa));
         drop(space);
-        Ok(PinnedPage { pa, writable, block })
+        Ok(Pinned { pa, size })
     }
-    fn unpin(&self, page: PinnedPage) {
-        self.process.host().unpin_user(&page);
+    fn process(&self) -> u64 {
+        Arc::as_ptr(&self.process).addr() as u64
     }
-    fn interrupted(&self) -> bool {
+    fn owner(&self) -> Owner {
+        self.process.owner
+    }
+    fn must_return(&self) -> bool {
         self.is_interrupted()
+    }
+    fn must_die(&self) -> bool {
+        self.is_dying()
+    }
+}
+
+/// What a Host that is short of memory does: moves the pages of the calling process that nothing holds.
+pub(crate) fn reclaim(host: &MachineHost) {
+    let Some(call) = current_call() else { return };
+    if host.machine().config().reclaim {
+        let mut space = lock(&call.process.space);
+        space.move_pages(host);
     }
 }
 
@@ -219,9 +219,16 @@ pub struct Process(Arc<Shared>);
 impl Process {
     /// A process on the Host behind `device`.
     #[must_use]
-    pub fn new(device: &Arc<Device<MachineHost>>) -> Self {
+    pub fn new(device: &realm_host::Arc<Device<MachineHost>>) -> Self {
+        Self::of(device, Owner { user: 1000, privileged: false })
+    }
+
+    /// A process of this owner.
+    #[must_use]
+    pub fn of(device: &realm_host::Arc<Device<MachineHost>>, owner: Owner) -> Self {
         Self(Arc::new(Shared {
-            device: Arc::clone(device),
+            device: device.clone(),
+            owner,
             space: Mutex::default(),
             files: Mutex::default(),
             mapped: Mutex::default(),
@@ -269,11 +276,10 @@ impl Process {
     pub fn protect(&self, addr: u64, size: u64, writable: bool) -> Result<(), Errno> {
         let size = self.whole_pages(size);
         let page_size = self.whole_pages(1);
-        self.0
-            .changing(addr, addr.saturating_add(size), |space| space.protect(addr, size, writable, page_size))
+        lock(&self.0.space).protect(addr, size, writable, page_size)
     }
 
-    /// Dies: system calls in progress are interrupted, VMs lose their memory, then files and mappings go.
+    /// Dies: system calls in progress are interrupted, then files and mappings go.
     pub fn exit(&self) {
         self.0.dying.store(true, Ordering::Release);
         let files: Vec<_> = lock(&self.0.files).values().cloned().collect();
@@ -281,9 +287,6 @@ impl Process {
             interrupt(self.host(), open);
         }
         drop(files);
-        for vm in self.0.vms() {
-            vm.process_exits();
-        }
         let files = std::mem::take(&mut *lock(&self.0.files));
         let mapped = std::mem::take(&mut *lock(&self.0.mapped));
         drop((files, mapped));
@@ -320,7 +323,7 @@ impl System for Process {
         if !lock(&self.0.space).is_mapping(addr, size) {
             return Err(Errno::EINVAL);
         }
-        let pages = self.0.changing(addr, addr + size, |space| space.unmap(addr));
+        let pages = lock(&self.0.space).unmap(addr);
         self.0.release_pages(pages);
         let file = lock(&self.0.mapped).remove(&addr);
         drop(file);
@@ -328,7 +331,7 @@ impl System for Process {
     }
 
     fn discard(&self, addr: u64, size: u64) -> Result<(), Errno> {
-        let pages = self.0.changing(addr, addr.saturating_add(size), |space| space.discard(addr, size))?;
+        let pages = lock(&self.0.space).discard(addr, size)?;
         self.0.release_pages(pages);
         Ok(())
     }
@@ -342,7 +345,7 @@ impl System for Process {
     }
 
     fn open_device(&self) -> Result<Fd, Errno> {
-        Ok(Fd(self.0.install(File::Device(Arc::clone(&self.0.device)))))
+        Ok(Fd(self.0.install(File::Device(self.0.device.clone()))))
     }
 
     fn ioctl(&self, fd: Fd, cmd: u32, arg: u64) -> Result<i64, Errno> {

@@ -7,7 +7,7 @@ mod file;
 pub mod statistics;
 pub(crate) mod vm;
 
-pub use device::Device;
+pub use device::{Device, Limits, StillHeld};
 pub use file::File;
 pub use statistics::Statistics;
 pub use vm::{IrqchipFile, MemfdFile, Vm};

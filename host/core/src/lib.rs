@@ -52,10 +52,11 @@ mod room;
 pub mod run;
 mod shares;
 
-pub use files::{Device, File, IrqchipFile, MemfdFile, Statistics, Vm};
+pub use files::{Device, File, IrqchipFile, Limits, MemfdFile, Statistics, StillHeld, Vm};
 pub use host::{Host, Lock, UserMemory};
 pub use memory::guest_memfd;
 pub use realm::ipa;
 pub use realm_abi::errno::{self, Errno};
 pub use rmm::{granule, rmi};
-pub use run::{Vcpu, irqchip};
+pub use realm_alloc::Arc;
+pub use run::{Gic, Vcpu, irqchip};

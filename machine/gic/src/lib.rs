@@ -6,7 +6,6 @@
 extern crate alloc;
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Weak;
 use realm_abi::Errno;
 use realm_host::irqchip::{GicConfig, GicEntry, GicExit, GicRegister, Irqchip, Wake};
 use spin::Mutex;
@@ -29,7 +28,6 @@ const SPI: u32 = 32;
 #[derive(Default)]
 struct State {
     config: Option<GicConfig>,
-    wake: Option<Weak<dyn Wake>>,
     /// Lines that are high: vCPU (0 for shared ones) and interrupt.
     lines: BTreeSet<(u32, u32)>,
     /// SGIs that wait.
@@ -59,12 +57,6 @@ impl State {
         });
     }
 
-    fn wake(&self, vcpu: u32) {
-        if let Some(wake) = self.wake.as_ref().and_then(Weak::upgrade) {
-            wake.wake(vcpu);
-        }
-    }
-
     fn in_frames(&self, ipa: u64) -> bool {
         let Some(config) = self.config else { return false };
         let redists = REDIST_SIZE * u64::from(config.vcpus);
@@ -77,9 +69,8 @@ impl State {
 pub struct SimpleGic(Mutex<State>);
 
 impl Irqchip for SimpleGic {
-    fn init(&self, config: &GicConfig, wake: Weak<dyn Wake>) -> Result<(), Errno> {
-        let mut state = self.0.lock();
-        (state.config, state.wake) = (Some(*config), Some(wake));
+    fn init(&self, config: &GicConfig) -> Result<(), Errno> {
+        self.0.lock().config = Some(*config);
         Ok(())
     }
 
@@ -98,7 +89,7 @@ impl Irqchip for SimpleGic {
         entry
     }
 
-    fn sync(&self, vcpu: u32, exit: &GicExit) {
+    fn sync(&self, vcpu: u32, exit: &GicExit, _wake: &dyn Wake) {
         let mut state = self.0.lock();
         state.listed.retain(|(owner, _), _| *owner != vcpu);
         for lr in exit.lrs.iter().filter(|lr| *lr & LR_STATE != 0) {
@@ -112,24 +103,24 @@ impl Irqchip for SimpleGic {
         !state.wanted(vcpu).is_empty()
     }
 
-    fn set_private(&self, vcpu: u32, intid: u32, level: bool) -> Result<(), Errno> {
+    fn set_private(&self, vcpu: u32, intid: u32, level: bool, wake: &dyn Wake) -> Result<(), Errno> {
         if !(SGIS..SPI).contains(&intid) {
             return Err(Errno::EINVAL);
         }
-        self.drive(vcpu, intid, level);
+        self.drive(vcpu, intid, level, wake);
         Ok(())
     }
 
-    fn set_shared(&self, intid: u32, level: bool) -> Result<(), Errno> {
+    fn set_shared(&self, intid: u32, level: bool, wake: &dyn Wake) -> Result<(), Errno> {
         let known = self.0.lock().config.is_some_and(|config| (SPI..config.nr_irqs).contains(&intid));
         if !known {
             return Err(Errno::EINVAL);
         }
-        self.drive(0, intid, level);
+        self.drive(0, intid, level, wake);
         Ok(())
     }
 
-    fn write_register(&self, vcpu: u32, register: GicRegister, value: u64) {
+    fn write_register(&self, vcpu: u32, register: GicRegister, value: u64, wake: &dyn Wake) {
         if register == GicRegister::Dir {
             return;
         }
@@ -141,7 +132,7 @@ impl Irqchip for SimpleGic {
             let listed = target < 16 && value & (1 << target) != 0;
             if if all_others { target != vcpu } else { listed } {
                 state.sgis.insert((target, intid));
-                state.wake(target);
+                wake.wake(target);
             }
         }
     }
@@ -151,7 +142,7 @@ impl Irqchip for SimpleGic {
         state.in_frames(ipa).then(|| state.frames.get(&ipa).copied().unwrap_or(0))
     }
 
-    fn mmio_write(&self, _vcpu: u32, ipa: u64, _size: usize, value: u64) -> bool {
+    fn mmio_write(&self, _vcpu: u32, ipa: u64, _size: usize, value: u64, _wake: &dyn Wake) -> bool {
         let mut state = self.0.lock();
         let inside = state.in_frames(ipa);
         if inside {
@@ -162,11 +153,11 @@ impl Irqchip for SimpleGic {
 }
 
 impl SimpleGic {
-    fn drive(&self, vcpu: u32, intid: u32, level: bool) {
+    fn drive(&self, vcpu: u32, intid: u32, level: bool, wake: &dyn Wake) {
         let mut state = self.0.lock();
         if level {
             if state.lines.insert((vcpu, intid)) {
-                state.wake(vcpu);
+                wake.wake(vcpu);
             }
         } else {
             state.lines.remove(&(vcpu, intid));
@@ -188,24 +179,24 @@ mod tests {
     fn back(gic: &SimpleGic, lr: u64) {
         let mut exit = GicExit::default();
         exit.lrs[0] = lr;
-        gic.sync(0, &exit);
+        gic.sync(0, &exit, &Nobody);
     }
 
     #[test]
     fn a_line_that_goes_low_takes_back_what_was_not_taken() {
         let gic = SimpleGic::default();
-        gic.set_private(0, 27, true).expect("a private interrupt");
+        gic.set_private(0, 27, true, &Nobody).expect("a private interrupt");
         let [lr, none] = lrs(&gic);
         assert_eq!((lr & LR_STATE, lr & 0xffff_ffff, none), (LR_PENDING, 27, 0));
         assert_eq!(lr & LR_EOI, LR_EOI, "its end has to be told");
         back(&gic, lr);
-        gic.set_private(0, 27, false).expect("a private interrupt");
+        gic.set_private(0, 27, false, &Nobody).expect("a private interrupt");
         assert!(!gic.pending(0));
         assert_eq!(lrs(&gic), [0, 0]);
 
-        gic.set_private(0, 27, true).expect("a private interrupt");
+        gic.set_private(0, 27, true, &Nobody).expect("a private interrupt");
         let active = lrs(&gic)[0] & !LR_STATE | ACTIVE;
-        gic.set_private(0, 27, false).expect("a private interrupt");
+        gic.set_private(0, 27, false, &Nobody).expect("a private interrupt");
         back(&gic, active);
         assert_eq!(lrs(&gic), [active, 0], "what is being handled stays");
         back(&gic, 0);
@@ -216,9 +207,8 @@ mod tests {
     fn an_sgi_has_no_line() {
         let gic = SimpleGic::default();
         let config = GicConfig { dist: 0, redist: 0x10_0000, nr_irqs: 64, vcpus: 1 };
-        let nobody: Weak<Nobody> = Weak::new();
-        gic.init(&config, nobody).expect("a GIC");
-        gic.write_register(0, GicRegister::Sgi1r, 3 << 24 | 1);
+        gic.init(&config).expect("a GIC");
+        gic.write_register(0, GicRegister::Sgi1r, 3 << 24 | 1, &Nobody);
         let [lr, _] = lrs(&gic);
         assert_eq!((lr & LR_STATE, lr & 0xffff_ffff, lr & LR_EOI), (LR_PENDING, 3, 0));
         back(&gic, lr);

@@ -30,8 +30,6 @@ struct Mapping {
 pub(super) struct Resolved {
     /// Physical address.
     pub pa: u64,
-    /// Whether it may be written.
-    pub writable: bool,
     /// Bytes of what is mapped as one around it: a huge page or a page.
     pub block: u64,
 }
@@ -143,6 +141,20 @@ impl Space {
         Ok(())
     }
 
+    /// Moves every anonymous page that only its mapping holds to another place.
+    pub fn move_pages(&mut self, host: &MachineHost) {
+        for mapping in self.mappings.values_mut().filter(|mapping| !mapping.of_file) {
+            let Mapping { pages, blocks, .. } = mapping;
+            for (offset, pa) in pages.iter_mut().filter(|(_, pa)| host.is_movable(**pa)) {
+                if !blocks.contains(&(offset & !(HUGE - 1)))
+                    && let Some(to) = host.move_user(*pa)
+                {
+                    *pa = to;
+                }
+            }
+        }
+    }
+
     /// What is behind `addr`; its page is allocated if it is not there yet.
     pub fn resolve(&mut self, host: &MachineHost, addr: u64, write: bool) -> Result<Resolved, Errno> {
         let page_size = 1_u64 << host.machine().config().host_page_shift;
@@ -160,7 +172,7 @@ impl Space {
         }
         let pa = mapping.pages.get(&page).ok_or(Errno::EFAULT)?;
         let huge = mapping.blocks.contains(&(page & !(HUGE - 1)));
-        Ok(Resolved { pa: pa + (offset - page), writable, block: if huge { HUGE } else { page_size } })
+        Ok(Resolved { pa: pa + (offset - page), block: if huge { HUGE } else { page_size } })
     }
 }
 

@@ -19,7 +19,7 @@ pub const SETTINGS: RealmSettings =
 
 pub struct World {
     pub machine: Arc<Machine>,
-    pub device: Arc<Device<MachineHost>>,
+    pub device: realm_host::Arc<Device<MachineHost>>,
 }
 
 impl World {
@@ -38,17 +38,22 @@ impl World {
         Process::new(&self.device)
     }
 
+    /// Granules that were lost.
+    pub fn losses(&self) -> Vec<realm_host::rmm::ledger::Loss> {
+        self.device.rmm().ledger().losses().collect()
+    }
+
     /// Asserts that nothing went wrong and nothing is missing.
     #[track_caller]
     pub fn assert_all_back(&self) {
         self.machine.log().assert_clean();
         let ledger = self.device.statistics().ledger;
-        assert_eq!((ledger.leaked, ledger.held()), (0, 0), "{:?}", self.device.rmm().ledger().losses());
+        assert_eq!((ledger.leaked, ledger.held()), (0, 0), "{:?}", self.losses());
         assert_eq!(ledger.delegated, ledger.undelegated);
         assert_eq!(self.machine.memory().count(Pas::Realm), 0);
         assert_eq!(self.device.host().pages_out(), 0);
         assert_eq!(self.device.host().pinned(), 0);
-        assert_eq!(self.device.statistics().undead_vms, 0);
+        assert_eq!(self.device.statistics().unfinished_vms, 0);
     }
 }
 

@@ -47,7 +47,7 @@ pub enum Stage {
 /// A process with one VM.
 pub struct Vmm {
     pub machine: Arc<Machine>,
-    pub device: Arc<Device<MachineHost>>,
+    pub device: realm_host::Arc<Device<MachineHost>>,
     pub process: Process,
     pub dev: Fd,
     pub vm: Fd,
@@ -272,7 +272,7 @@ impl Vmm {
         process.exit();
         drop(process);
         let statistics = device.statistics();
-        assert_eq!((statistics.undead_vms, statistics.ledger.held(), statistics.ledger.leaked), (0, 0, 0));
+        assert_eq!((statistics.unfinished_vms, statistics.ledger.held(), statistics.ledger.leaked), (0, 0, 0));
         assert_eq!((device.host().pages_out(), device.host().pinned()), (0, 0), "pages out and pinned");
         machine.log().assert_clean();
     }

@@ -133,10 +133,9 @@ impl<H: Host> Ledger<H> {
         sum
     }
 
-    /// Calls `look` with each of the first [`MAX_LOSSES`] lost granules, until it returns `false`. It must not lose granules.
-    pub fn each_loss(&self, look: impl FnMut(&Loss) -> bool) {
-        let losses = self.losses.lock();
-        let _ = losses.iter().all(look);
+    /// The first [`MAX_LOSSES`] lost granules.
+    pub fn losses(&self) -> impl Iterator<Item = Loss> {
+        (0..).map_while(|index| self.losses.lock().get(index).copied())
     }
 
     fn counters(&self, cpu: usize) -> Option<&CpuCounters> {

@@ -1,0 +1,65 @@
+//! The rules of [`realm_host::host`], checked: which locks may be taken in which order, and what a thread that holds one, or is
+//! in atomic context, may not do. Whoever breaks one panics, so every test of the machine is a test of them.
+
+use realm_host::host::LockClass;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    /// The locks of the Host core that this thread holds.
+    static HELD: RefCell<Vec<LockClass>> = const { RefCell::new(Vec::new()) };
+    /// Whether this thread is between `vcpu_load` and `vcpu_put`.
+    static ATOMIC: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A lock of this class, held by this thread until it is dropped.
+pub(crate) struct Held(LockClass);
+
+impl Held {
+    /// This thread is about to take a lock.
+    pub fn of(class: LockClass) -> Self {
+        not_atomic(class.name());
+        HELD.with_borrow_mut(|held| {
+            if let Some(later) = held.iter().find(|other| **other >= class) {
+                panic!("{} is taken while {} is held", class.name(), later.name());
+            }
+            held.push(class);
+        });
+        Self(class)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| held.retain(|class| *class != self.0));
+    }
+}
+
+/// Fails in atomic context.
+pub(crate) fn not_atomic(what: &str) {
+    assert!(!ATOMIC.get(), "{what} in atomic context");
+}
+
+/// Fails where a thread may not sleep.
+pub(crate) fn may_sleep(what: &str) {
+    not_atomic(what);
+    HELD.with_borrow(|held| {
+        let lock = held.iter().find(|class| !class.allows_sleep());
+        assert!(lock.is_none(), "{what} while {} is held", lock.map_or("no lock", |class| class.name()));
+    });
+}
+
+/// Fails where a thread may neither allocate nor touch user memory.
+pub(crate) fn may_allocate(what: &str) {
+    may_sleep(what);
+}
+
+/// Atomic context begins.
+pub(crate) fn begin_atomic() {
+    may_sleep("entering a realm");
+    ATOMIC.set(true);
+}
+
+/// Atomic context ends.
+pub(crate) fn end_atomic() {
+    ATOMIC.set(false);
+}
