@@ -364,7 +364,7 @@ impl Host for MachineHost {
     }
 
     fn yield_now(&self) {
-        rules::may_sleep("yield");
+        rules::may_yield();
         std::thread::yield_now();
     }
 

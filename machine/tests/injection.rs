@@ -115,7 +115,7 @@ fn assert_accounted(world: &World, what: &str) {
     assert!(bad.is_empty(), "{what}: {bad:?}");
     assert_eq!(world.device.reclaim(), 0, "{what}: a VM cannot be destroyed");
     let ledger = world.device.statistics().ledger;
-    let losses: BTreeSet<u64> = world.device.rmm().ledger().losses().iter().map(|loss| loss.pa).collect();
+    let losses: BTreeSet<u64> = world.device.rmm().ledger().losses().map(|loss| loss.pa).collect();
     let memory = world.machine.memory();
     let missing: BTreeSet<u64> = (DRAM_BASE..DRAM_BASE + memory.size())
         .step_by(0x1000)

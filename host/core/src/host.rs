@@ -186,7 +186,8 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// The counter timers are measured against (CNTPCT_EL0) and its ticks per second. Any context.
     fn counter(&self) -> (u64, u64);
 
-    /// Lets others run: called between the pieces of long work, with no lock held that another thread could wait for.
+    /// Lets others run: called between the pieces of long work, with no lock held that others need to get on
+    /// ([`LockClass::allows_yield`]).
     fn yield_now(&self);
 
     /// Makes the thread that is between [`Self::vcpu_load`] and [`Self::vcpu_put`] of this vCPU (its

@@ -30,7 +30,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        HELD.with_borrow_mut(|held| held.retain(|class| *class != self.0));
+        // A thread that ends has no locks, and perhaps no list of them any more.
+        let _ended = HELD.try_with(|held| held.borrow_mut().retain(|class| *class != self.0));
     }
 }
 
@@ -41,10 +42,20 @@ pub(crate) fn not_atomic(what: &str) {
 
 /// Fails where a thread may not sleep.
 pub(crate) fn may_sleep(what: &str) {
+    holds_only(LockClass::allows_sleep, what);
+}
+
+/// Fails where a thread may not let others run.
+pub(crate) fn may_yield() {
+    holds_only(LockClass::allows_yield, "a pause");
+}
+
+fn holds_only(allows: fn(LockClass) -> bool, what: &str) {
     not_atomic(what);
     HELD.with_borrow(|held| {
-        let lock = held.iter().find(|class| !class.allows_sleep());
-        assert!(lock.is_none(), "{what} while {} is held", lock.map_or("no lock", |class| class.name()));
+        if let Some(lock) = held.iter().find(|class| !allows(**class)) {
+            panic!("{what} while {} is held", lock.name());
+        }
     });
 }
 

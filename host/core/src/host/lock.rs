@@ -83,6 +83,13 @@ impl LockClass {
     pub const fn allows_sleep(self) -> bool {
         matches!(self, Self::Vcpu)
     }
+
+    /// Whether a thread that holds such a lock may let others run ([`Host::yield_now`](crate::Host::yield_now)): it is held
+    /// over long work, and nobody needs it to get on.
+    #[must_use]
+    pub const fn allows_yield(self) -> bool {
+        matches!(self, Self::Vcpu | Self::Layout)
+    }
 }
 
 /// A mutual exclusion lock that sleeps where there is a scheduler. Process context.

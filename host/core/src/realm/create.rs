@@ -83,7 +83,13 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// [`RealmError::WrongState`] if it exists, or a command failed.
     pub fn create_from(&self, parts: Parts, cpu: &CpuParams) -> Result<(), RealmError> {
-        let (result, left) = self.make(parts, cpu);
+        let (result, mut left) = self.make(parts, cpu);
+        if result.is_ok()
+            && let Some(reserve) = left.reserve.take()
+        {
+            // The first table that is given back is the reserve.
+            self.tables.of(&self.rmm, 0).give_back_table(reserve);
+        }
         self.scatter(left);
         result
     }
@@ -111,9 +117,6 @@ impl<H: Host> Realm<H> {
         match self.rmm.rmi().rec_aux_count(live.rd.pa()) {
             Ok(aux_count) => {
                 live.aux_count = aux_count;
-                if let Some(reserve) = parts.reserve.take() {
-                    self.tables.of(&self.rmm, live.rd.pa()).give_back_table(reserve);
-                }
                 *state = State::New(live);
                 (Ok(()), parts)
             }
