@@ -57,6 +57,6 @@ pub use host::{Host, Lock, UserMemory};
 pub use memory::guest_memfd;
 pub use realm::ipa;
 pub use realm_abi::errno::{self, Errno};
-pub use rmm::{granule, rmi};
 pub use realm_alloc::Arc;
+pub use rmm::{granule, rmi};
 pub use run::{Gic, Vcpu, irqchip};

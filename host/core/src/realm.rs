@@ -24,6 +24,7 @@ use crate::rmm::numbers::Number;
 use crate::{Host, Lock};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE};
 use realm_alloc::{Arc, Vec};
+pub(crate) use stage2::{Spare, Supply};
 use stage2::{Stage2, Tables, Tidy};
 
 /// What a VMM chooses before it creates a realm.

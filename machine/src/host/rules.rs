@@ -18,7 +18,8 @@ impl Held {
     /// This thread is about to take a lock.
     pub fn of(class: LockClass) -> Self {
         not_atomic(class.name());
-        HELD.with_borrow_mut(|held| {
+        let _ended = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
             if let Some(later) = held.iter().find(|other| **other >= class) {
                 panic!("{} is taken while {} is held", class.name(), later.name());
             }
@@ -37,7 +38,8 @@ impl Drop for Held {
 
 /// Fails in atomic context.
 pub(crate) fn not_atomic(what: &str) {
-    assert!(!ATOMIC.get(), "{what} in atomic context");
+    // A thread that ends is in no context, and may have no flag any more.
+    assert!(!ATOMIC.try_with(Cell::get).unwrap_or(false), "{what} in atomic context");
 }
 
 /// Fails where a thread may not sleep.
@@ -52,8 +54,8 @@ pub(crate) fn may_yield() {
 
 fn holds_only(allows: fn(LockClass) -> bool, what: &str) {
     not_atomic(what);
-    HELD.with_borrow(|held| {
-        if let Some(lock) = held.iter().find(|class| !allows(**class)) {
+    let _ended = HELD.try_with(|held| {
+        if let Some(lock) = held.borrow().iter().find(|class| !allows(**class)) {
             panic!("{what} while {} is held", lock.name());
         }
     });

@@ -272,7 +272,10 @@ impl Vmm {
         process.exit();
         drop(process);
         let statistics = device.statistics();
-        assert_eq!((statistics.unfinished_vms, statistics.ledger.held(), statistics.ledger.leaked), (0, 0, 0));
+        assert_eq!(
+            (statistics.unfinished_vms, statistics.ledger.held(), statistics.ledger.leaked),
+            (0, 0, 0)
+        );
         assert_eq!((device.host().pages_out(), device.host().pinned()), (0, 0), "pages out and pinned");
         machine.log().assert_clean();
     }

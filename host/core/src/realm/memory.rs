@@ -6,6 +6,7 @@ use crate::error::{Operation, RealmError};
 use crate::host::Pinned;
 use crate::memory::guest_memfd::PrivateRange;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
+use crate::realm::stage2::{Spare, Supply};
 use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, Ripas};
@@ -309,6 +310,27 @@ impl<H: Host> Realm<H> {
         self.tables.of(&self.rmm, 0).pinned()
     }
 
+    /// Gathers what it takes to take `[base, base + size)` away where blocks have to be split, with no lock held.
+    ///
+    /// # Errors
+    /// [`RealmError::NoMemory`], or a delegation failed.
+    pub(crate) fn stock(&self, base: u64, size: u64) -> Result<Spare, RealmError> {
+        let mut spare = Spare::new();
+        if let Some((tables, _)) = self.known() {
+            let shortage = tables.shortage_of_split(base, base.saturating_add(size));
+            if let Err(error) = tables.top_up(&mut spare, shortage) {
+                tables.put_away(spare);
+                return Err(error);
+            }
+        }
+        Ok(spare)
+    }
+
+    /// Gives back what is left of [`Self::stock`].
+    pub(crate) fn put_away(&self, spare: Spare) {
+        self.tables.of(&self.rmm, 0).put_away(spare);
+    }
+
     /// Removes what is mapped at the unprotected aliases of `[base, base + size)` and releases it; the range is cut at the end
     /// of the protected half. A block of which only a part is to go is split, or goes as a whole where there is no memory for
     /// that: what else it held can be mapped again. Long; ends when `stop` says so. Nothing happens before creation and after
@@ -316,7 +338,13 @@ impl<H: Host> Realm<H> {
     ///
     /// # Errors
     /// A command failed, or [`RealmError::Killed`]. What was not reached is still mapped, and held. It can be called again.
-    pub fn unmap_shared(&self, base: u64, size: u64, stop: &impl Fn() -> bool) -> Result<(), RealmError> {
+    pub(crate) fn unmap_shared(
+        &self,
+        base: u64,
+        size: u64,
+        supply: &mut Supply<'_>,
+        stop: &impl Fn() -> bool,
+    ) -> Result<(), RealmError> {
         let end = base.saturating_add(size).min(self.ipa.protected_end());
         if base >= end {
             return Ok(());
@@ -327,7 +355,7 @@ impl<H: Host> Realm<H> {
             if stop() {
                 return Err(RealmError::Killed);
             }
-            at = tables.unmap_shared_piece(from, end, tidy)?;
+            at = tables.unmap_shared_piece(from, end, tidy, supply)?;
             self.rmm.host().yield_now();
         }
         Ok(())
@@ -340,9 +368,10 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// The first failure, or [`RealmError::Killed`]. What failed for another reason than undelegation is still mapped; it can
     /// be called again.
-    pub fn unmap_private(
+    pub(crate) fn unmap_private(
         &self,
         range: &PrivateRange<'_, H>,
+        supply: &mut Supply<'_>,
         stop: &impl Fn() -> bool,
     ) -> Result<(), RealmError> {
         let end = range.end();
@@ -354,7 +383,7 @@ impl<H: Host> Realm<H> {
                 return Err(RealmError::Killed);
             }
             let block_end = (from | BLOCK_SIZE.saturating_sub(1)).saturating_add(1).min(end);
-            let (reached, result) = tables.unmap_private_piece(range, from, block_end, tidy);
+            let (reached, result) = tables.unmap_private_piece(range, from, block_end, tidy, supply);
             if let Err(error) = result {
                 first_error.get_or_insert(error);
             }

@@ -20,6 +20,7 @@ mod tables;
 mod tests;
 
 pub(crate) use shared::Shared;
+pub(crate) use spare::{Spare, Supply};
 
 use crate::host::LockClass;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};

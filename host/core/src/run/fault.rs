@@ -5,7 +5,7 @@ use crate::error::RealmError;
 use crate::files::vm::Slot;
 use crate::host::Hold;
 use crate::realm::ipa::BLOCK_SIZE;
-use crate::realm::{Fault, RipasChange, SharedFault};
+use crate::realm::{Fault, RipasChange, SharedFault, Supply};
 use crate::run::mmio::{Access, class, ec, fault_ipa};
 use crate::run::pending::{Next, Pending};
 use crate::run::vcpu::State;
@@ -183,7 +183,7 @@ impl<H: Host> Vcpu<H> {
             let piece = change.next(RIPAS_STEP);
             let done = vm.realm.set_ripas(rec, &mut change, piece.end, &stop).and_then(|()| {
                 if change.ripas() == Ripas::EMPTY {
-                    vm.unmap_private_of(&change.to_free(), &stop)?;
+                    vm.unmap_private_of(&change.to_free(), &mut Supply::HostOrReserve, &stop)?;
                 }
                 change.freed();
                 Ok(())

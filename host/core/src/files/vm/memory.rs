@@ -9,6 +9,7 @@ use crate::host::user;
 use crate::memory::attributes::MORE_RANGES;
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::memory::memslot::{Change, Memslot, Region};
+use crate::realm::{Spare, Supply};
 use crate::{Errno, File, Host, Lock, UserMemory, room};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,9 @@ use realm_abi::kvm::{
     UserMemoryRegion2,
 };
 use realm_alloc::{Arc, Vec};
+
+/// How often a change of attributes is tried with more memory.
+const MAX_ATTEMPTS: usize = 4;
 
 /// A guest_memfd with the VM it was made for.
 pub struct MemfdFile<H: Host> {
@@ -97,10 +101,11 @@ impl<H: Host> Vm<H> {
     pub(crate) fn unmap_private_of(
         &self,
         ipas: &Range<u64>,
+        supply: &mut Supply<'_>,
         stop: &impl Fn() -> bool,
     ) -> Result<(), RealmError> {
         self.each_slot(ipas, |slot, part| {
-            slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, stop))
+            slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, supply, stop))
         })
     }
 
@@ -184,9 +189,14 @@ impl<H: Host> Vm<H> {
         let slot = self.memory.lock().slots.by_id(id).cloned().ok_or(Errno::EINVAL)?;
         slot.leaving.store(true, Ordering::Release);
         let stop = || user.must_die();
-        let shared = self.realm.unmap_shared(slot.base, slot.size, &stop);
-        let private =
-            slot.private_range(&slot.range()).map_or(Ok(()), |range| self.realm.unmap_private(&range, &stop));
+        // A block is shared or folded as one only where a slot covers it, so none has to be split.
+        let mut stock = Spare::new();
+        let mut supply = Supply::Stock(&mut stock);
+        let shared = self.realm.unmap_shared(slot.base, slot.size, &mut supply, &stop);
+        let private = slot
+            .private_range(&slot.range())
+            .map_or(Ok(()), |range| self.realm.unmap_private(&range, &mut supply, &stop));
+        self.realm.put_away(stock);
         if let Err(error) = shared.and(private) {
             slot.leaving.store(false, Ordering::Release);
             return Err(self.explain("KVM_SET_USER_MEMORY_REGION2", &error));
@@ -242,19 +252,39 @@ impl<H: Host> Vm<H> {
             return Err(Errno::EINVAL);
         }
         let (ipas, private) = (address..end, attributes != 0);
+        let explain = |error: RealmError| self.explain("KVM_SET_MEMORY_ATTRIBUTES", &error);
+        // A fault may make a block of what had to be split a moment ago: then it is done again.
+        for _ in 0..MAX_ATTEMPTS {
+            let mut stock = self.realm.stock(address, size).map_err(explain)?;
+            let changed = self.change_attributes(user, &ipas, private, &mut stock);
+            self.realm.put_away(stock);
+            match changed? {
+                Err(RealmError::NoMemory) => {}
+                result => return result.map(|()| 0).map_err(explain),
+            }
+        }
+        Err(explain(RealmError::NoMemory))
+    }
+
+    fn change_attributes(
+        &self,
+        user: &impl UserMemory,
+        ipas: &Range<u64>,
+        private: bool,
+        stock: &mut Spare,
+    ) -> Result<Result<(), RealmError>, Errno> {
         let _layout = self.lock_layout_with_room(|memory| &mut memory.private.0, MORE_RANGES)?;
         self.memory.lock().private.set(ipas.clone(), private)?;
         // What is now private loses its shared side, and the other way round.
         let stop = || user.must_die();
-        let result = self.each_slot(&ipas, |slot, part| {
-            if private {
-                self.realm.unmap_shared(part.start, part.end.saturating_sub(part.start), &stop)
-            } else {
-                slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, &stop))
-            }
-        });
-        result.map_err(|error| self.explain("KVM_SET_MEMORY_ATTRIBUTES", &error))?;
-        Ok(0)
+        let mut supply = Supply::Stock(stock);
+        if !private {
+            return Ok(self.unmap_private_of(ipas, &mut supply, &stop));
+        }
+        Ok(self.each_slot(ipas, |_, part| {
+            let size = part.end.saturating_sub(part.start);
+            self.realm.unmap_shared(part.start, size, &mut supply, &stop)
+        }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Vm;
 use crate::error::RealmError;
+use crate::realm::{Spare, Supply};
 use crate::{Host, Lock};
 use core::sync::atomic::Ordering;
 use realm_alloc::Arc;
@@ -21,18 +22,22 @@ impl<H: Host> Vm<H> {
     fn free_memory(&self) -> Result<(), RealmError> {
         self.realm.begin_destroy();
         let everything = 0..self.realm.ipa().protected_end();
-        let mut first_error = self.realm.unmap_shared(0, everything.end, &TO_THE_END).err();
+        // Nothing is allocated: the realm has a table in reserve.
+        let mut stock = Spare::new();
+        let mut supply = Supply::Stock(&mut stock);
+        let mut first_error = self.realm.unmap_shared(0, everything.end, &mut supply, &TO_THE_END).err();
         let mut rest = everything.clone();
         loop {
             let next = self.memory.lock().slots.first_in(&rest).cloned();
             let Some(slot) = next else { break };
             if let Some(range) = slot.private_range(&everything)
-                && let Err(error) = self.realm.unmap_private(&range, &TO_THE_END)
+                && let Err(error) = self.realm.unmap_private(&range, &mut supply, &TO_THE_END)
             {
                 first_error.get_or_insert(error);
             }
             rest.start = slot.range().end;
         }
+        self.realm.put_away(stock);
         first_error.map_or(Ok(()), Err)
     }
 

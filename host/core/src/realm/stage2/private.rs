@@ -1,6 +1,6 @@
 //! Realm memory at protected addresses.
 
-use super::spare::{Spare, Stop};
+use super::spare::{Spare, Stop, Supply};
 use super::{Blocks, PIECE, Stage2, Tidy};
 use crate::error::RealmError;
 use crate::memory::guest_memfd::{Cell, Chunk, PrivateRange};
@@ -104,7 +104,7 @@ impl<H: Host> Stage2<'_, H> {
         let mut refusals = 0;
         loop {
             range.ensure(ipa)?;
-            let result = self.with_spare(false, &mut work);
+            let result = self.with_spare(&mut Supply::Host, &mut work);
             if let Err(RealmError::Rmi(RmiError { command: RmiCommand::GranuleDelegate { .. }, .. })) = result
                 && refusals < MAX_REFUSALS
             {
@@ -166,7 +166,13 @@ impl<H: Host> Stage2<'_, H> {
     /// Takes back what a request put at `[base, base + size)`, which lies in one block, so that nothing of a host page stays
     /// of which a part failed. What cannot be taken back stays and is destroyed with the realm, which is dying then.
     pub(crate) fn unpopulate(&self, range: &PrivateRange<'_, H>, base: u64, size: u64) {
-        let _ = self.unmap_private_piece(range, base, base.saturating_add(size), Tidy::Keep);
+        let _ = self.unmap_private_piece(
+            range,
+            base,
+            base.saturating_add(size),
+            Tidy::Keep,
+            &mut Supply::HostOrReserve,
+        );
     }
 
     /// Serves a fault at `ipa`: with its granule, if it is still `valid` to.
@@ -239,7 +245,7 @@ impl<H: Host> Stage2<'_, H> {
         base: u64,
         valid: &impl Fn() -> bool,
     ) -> Result<bool, RealmError> {
-        self.with_spare(false, |spare| {
+        self.with_spare(&mut Supply::Host, |spare| {
             let mut blocks = self.blocks(base).lock();
             if !valid() {
                 return Ok(false);
@@ -275,9 +281,10 @@ impl<H: Host> Stage2<'_, H> {
         base: u64,
         end: u64,
         tidy: Tidy,
+        supply: &mut Supply<'_>,
     ) -> (u64, Result<(), RealmError>) {
         let mut reached = base;
-        let result = self.with_spare(true, |spare| {
+        let result = self.with_spare(supply, |spare| {
             let mut blocks = self.blocks(base).lock();
             let mut first_error = None;
             reached = base;

@@ -1,7 +1,7 @@
 //! RIPAS of protected addresses.
 
 use super::Stage2;
-use super::spare::Stop;
+use super::spare::{Stop, Supply};
 use crate::error::RealmError;
 use crate::rmm::rmi::RmiError;
 use crate::{Host, Lock};
@@ -32,7 +32,7 @@ impl<H: Host> Stage2<'_, H> {
         };
         let wanted = self.tables.space.map_level(base, end);
         let Some(level) = error.rtt_level().filter(|level| *level < wanted) else { return Err(error.into()) };
-        self.with_spare(false, |spare| {
+        self.with_spare(&mut Supply::Host, |spare| {
             let mut blocks = self.blocks(base).lock();
             self.create_tables(&mut blocks, spare, base, level, wanted)?;
             command().map_err(Stop::from)

@@ -1,6 +1,6 @@
 //! The VMM's memory at unprotected addresses. What is mapped is held in place, from before it is mapped until it is unmapped.
 
-use super::spare::{Shortage, Spare, Stop};
+use super::spare::{Shortage, Spare, Stop, Supply};
 use super::tables::{block_at, has_table};
 use super::{Blocks, PIECE, Stage2, Tidy, number};
 use crate::error::RealmError;
@@ -81,7 +81,7 @@ impl<H: Host> Stage2<'_, H> {
     ) -> Result<SharedFault, RealmError> {
         let (pa, size) = (pinned.pa, pinned.size);
         let result = self.charge(size).and_then(|()| {
-            let result = self.with_spare(false, |spare| {
+            let result = self.with_spare(&mut Supply::Host, |spare| {
                 let mut blocks = self.blocks(ipa).lock();
                 if !valid() {
                     return Ok(SharedFault::Changed);
@@ -114,8 +114,8 @@ impl<H: Host> Stage2<'_, H> {
                 return Ok(SharedFault::AlreadyMapped);
             }
             (Shared::Pages(_), true) => return Ok(SharedFault::NotAsBlock),
-            (Shared::None, false) if spare.pages.is_none() => {
-                return Err(Stop::Short(Shortage { pages: true, records: 1, tables: 0 }));
+            (Shared::None, false) if spare.pages.is_empty() => {
+                return Err(Stop::Short(Shortage { pages: 1, records: 1, tables: 0 }));
             }
             (Shared::None | Shared::Pages(_), _) => {}
         }
@@ -139,7 +139,7 @@ impl<H: Host> Stage2<'_, H> {
                 return Err(stop);
             }
         }
-        let pages = spare.pages.take();
+        let pages = spare.pages.pop();
         let block = block_at(blocks, ipa, spare)?;
         if let (Shared::None, Some(pages)) = (&block.shared, pages) {
             block.shared = Shared::Pages(pages);
@@ -202,9 +202,15 @@ impl<H: Host> Stage2<'_, H> {
     /// Removes what is mapped in the block of unprotected addresses around `base`, from there on and at most up to `end`; the
     /// address reached. Part of a block makes a table of it first; where there is no memory for that the whole block goes, and
     /// comes back with the next fault: a Host must be able to take memory away when it is short of it.
-    pub(crate) fn unmap_shared_piece(&self, base: u64, end: u64, tidy: Tidy) -> Result<u64, RealmError> {
+    pub(crate) fn unmap_shared_piece(
+        &self,
+        base: u64,
+        end: u64,
+        tidy: Tidy,
+        supply: &mut Supply<'_>,
+    ) -> Result<u64, RealmError> {
         let end = end.min(align_down(base, BLOCK_LEVEL).saturating_add(BLOCK_SIZE));
-        let result = self.with_spare(true, |spare| {
+        let result = self.with_spare(supply, |spare| {
             let mut blocks = self.blocks(base).lock();
             let reached = self.unmap_some(&mut blocks, spare, base, end)?;
             if reached >= end {
@@ -266,11 +272,11 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Makes a table of the pages of a block that is mapped as one.
     fn split_block(&self, blocks: &mut Blocks, spare: &mut Spare, ipa: u64) -> Result<(), Stop> {
-        if spare.pages.is_none() {
-            return Err(Stop::Short(Shortage { pages: true, records: 1, tables: 1 }));
+        if spare.pages.is_empty() {
+            return Err(Stop::Short(Shortage { pages: 1, records: 1, tables: 1 }));
         }
         self.create_tables(blocks, spare, ipa, BLOCK_LEVEL, RTT_PAGE_LEVEL)?;
-        let pages = spare.pages.take();
+        let pages = spare.pages.pop();
         if let Some(block) = blocks.get_mut(number(ipa))
             && let Shared::Block { pa } = block.shared
             && let Some(mut pages) = pages
@@ -299,6 +305,23 @@ impl<H: Host> Stage2<'_, H> {
 
     fn discharge(&self, size: u64) {
         self.tables.pinned.fetch_sub(size, Ordering::Relaxed);
+    }
+
+    /// What it takes to split the blocks around the ends of `[base, end)`, shared or private, that are one entry now.
+    pub(crate) fn shortage_of_split(&self, base: u64, end: u64) -> Shortage {
+        let mut shortage = Shortage { tables: 0, records: 1, pages: 0 };
+        for ipa in [base, end].into_iter().filter(|ipa| !ipa.is_multiple_of(BLOCK_SIZE)) {
+            let alias = self.tables.space.alias(ipa);
+            let shared = matches!(
+                self.blocks(alias).lock().get(number(alias)).map(|block| &block.shared),
+                Some(Shared::Block { .. })
+            );
+            // A private block that was folded has a record without a table.
+            let private = self.blocks(ipa).lock().get(number(ipa)).is_some_and(|block| block.table.is_none());
+            shortage.tables = shortage.tables.saturating_add(usize::from(shared || private));
+            shortage.pages = shortage.pages.saturating_add(usize::from(shared));
+        }
+        shortage
     }
 
     /// Whether the block around a protected `ipa` shares nothing yet, so that it can be shared as one.

@@ -27,32 +27,50 @@ pub(crate) struct Shortage {
     pub(crate) tables: usize,
     /// Records of blocks and tables.
     pub(crate) records: usize,
-    /// A list of the pages mapped in a block.
-    pub(crate) pages: bool,
+    /// Lists of the pages mapped in a block.
+    pub(crate) pages: usize,
 }
 
 /// Memory for a piece of work.
 pub(crate) struct Spare {
     tables: Vec<DelegatedGranule>,
+    /// The realm's reserve, while it is needed.
+    reserve: Option<DelegatedGranule>,
     pub(super) blocks: realm_alloc::Spare<Block>,
     pub(super) upper: realm_alloc::Spare<DelegatedGranule>,
-    pub(super) pages: Option<Box<PageTable>>,
+    pub(super) pages: Vec<Box<PageTable>>,
+}
+
+/// Where the memory of work comes from.
+pub(crate) enum Supply<'a> {
+    /// The Host: the caller holds no lock but its vCPU's.
+    Host,
+    /// The Host, and the realm's reserve where the Host has none: memory is taken away from the realm.
+    HostOrReserve,
+    /// What was gathered before a lock was taken, and the reserve.
+    Stock(&'a mut Spare),
 }
 
 impl Spare {
-    fn new() -> Self {
-        let (blocks, upper) = (realm_alloc::Spare::new(), realm_alloc::Spare::new());
-        Self { tables: Vec::new(), blocks, upper, pages: None }
+    /// Nothing.
+    pub(crate) const fn new() -> Self {
+        Self {
+            tables: Vec::new(),
+            reserve: None,
+            blocks: realm_alloc::Spare::new(),
+            upper: realm_alloc::Spare::new(),
+            pages: Vec::new(),
+        }
     }
 
     /// How many tables can be made of it.
     pub(super) fn tables(&self) -> usize {
-        self.tables.len()
+        self.tables.len().saturating_add(usize::from(self.reserve.is_some()))
     }
 
     /// A granule for a table.
     pub(super) fn take_table(&mut self) -> Option<DelegatedGranule> {
-        self.tables.pop()
+        self.tables.pop().or_else(|| self.reserve.take())
     }
 
     /// Puts a granule back that no table was made of.
@@ -74,54 +92,75 @@ impl From<RmiError> for Stop {
 }
 
 impl<H: Host> Stage2<'_, H> {
-    /// Does `work` with the memory it needs. Where `removes` is set it takes memory away from the realm: then the reserve
-    /// stands in for a table the Host has no memory for.
+    /// Does `work` with the memory it needs.
     pub(super) fn with_spare<R>(
         &self,
-        removes: bool,
+        supply: &mut Supply<'_>,
         mut work: impl FnMut(&mut Spare) -> Result<R, Stop>,
     ) -> Result<R, RealmError> {
-        let mut spare = Spare::new();
-        let mut rounds = 0;
+        let mut own = Spare::new();
+        let mut rounds = 0_usize;
         let result = loop {
-            match work(&mut spare) {
+            let spare = match supply {
+                Supply::Stock(stock) => &mut **stock,
+                Supply::Host | Supply::HostOrReserve => &mut own,
+            };
+            let shortage = match work(spare) {
                 Ok(done) => break Ok(done),
                 Err(Stop::Failed(error)) => break Err(error),
                 Err(Stop::Short(_)) if rounds >= MAX_ROUNDS => break Err(RealmError::NoMemory),
-                Err(Stop::Short(shortage)) => {
-                    if let Err(error) = self.top_up(&mut spare, shortage, removes) {
-                        break Err(error);
-                    }
-                }
+                Err(Stop::Short(shortage)) => shortage,
+            };
+            let supplied = match supply {
+                Supply::Stock(stock) => self.add_reserve(stock, shortage),
+                Supply::Host => self.top_up(&mut own, shortage),
+                Supply::HostOrReserve => self
+                    .top_up(&mut own, shortage)
+                    .or_else(|error| self.add_reserve(&mut own, shortage).map_err(|_| error)),
+            };
+            if let Err(error) = supplied {
+                break Err(error);
             }
             rounds = rounds.saturating_add(1);
         };
-        for granule in spare.tables {
-            self.give_back_table(granule);
-        }
+        self.put_away(own);
         result
     }
 
     /// Allocates, with no lock held.
-    fn top_up(&self, spare: &mut Spare, shortage: Shortage, removes: bool) -> Result<(), RealmError> {
+    pub(crate) fn top_up(&self, spare: &mut Spare, shortage: Shortage) -> Result<(), RealmError> {
         spare.blocks.fill(shortage.records)?;
         spare.upper.fill(shortage.records)?;
-        if shortage.pages && spare.pages.is_none() {
-            spare.pages = Some(try_zeroed_box()?);
+        spare.pages.try_reserve(shortage.pages)?;
+        while spare.pages.len() < shortage.pages {
+            spare.pages.try_push(try_zeroed_box()?)?;
         }
-        spare.tables.try_reserve(shortage.tables.saturating_sub(spare.tables.len()))?;
+        spare.tables.try_reserve(shortage.tables)?;
         while spare.tables.len() < shortage.tables {
-            let granule = match self.rmm.take_delegated() {
-                Ok(granule) => granule,
-                Err(error) if removes => self.tables.reserve.lock().take().ok_or(error)?,
-                Err(error) => return Err(error),
-            };
+            let granule = self.rmm.take_delegated()?;
             if let Err(granule) = spare.tables.push_within(granule) {
                 self.give_back_table(granule);
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Adds the reserve to `spare`, if that is all it lacks.
+    fn add_reserve(&self, spare: &mut Spare, shortage: Shortage) -> Result<(), RealmError> {
+        let short = shortage.tables.saturating_sub(spare.tables());
+        if short != 1 || spare.pages.len() < shortage.pages || spare.reserve.is_some() {
+            return Err(RealmError::NoMemory);
+        }
+        spare.reserve = Some(self.tables.reserve.lock().take().ok_or(RealmError::NoMemory)?);
+        Ok(())
+    }
+
+    /// Gives back what was not used.
+    pub(crate) fn put_away(&self, spare: Spare) {
+        for granule in spare.tables.into_iter().chain(spare.reserve) {
+            self.give_back_table(granule);
+        }
     }
 
     /// Takes the granule of a table back: the reserve is filled first.

@@ -78,7 +78,7 @@ impl<H: Host> Stage2<'_, H> {
         let last = to.min(RTT_PAGE_LEVEL);
         let count = usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(0);
         if spare.tables() < count {
-            return Err(Stop::Short(Shortage { tables: count, records: 1, pages: false }));
+            return Err(Stop::Short(Shortage { tables: count, records: 1, pages: 0 }));
         }
         for level in first..=last {
             let base = align_down(ipa, level.saturating_sub(1));
@@ -120,7 +120,7 @@ impl<H: Host> Stage2<'_, H> {
         level: i64,
     ) -> Result<Option<DelegatedGranule>, Stop> {
         let Some(granule) = spare.take_table() else {
-            return Err(Stop::Short(Shortage { tables: 1, records: 1, pages: false }));
+            return Err(Stop::Short(Shortage { tables: 1, records: 1, pages: 0 }));
         };
         let error = match self.rmm.rmi().rtt_create(self.rd, granule.pa(), base, level) {
             Ok(()) => return Ok(Some(granule)),
