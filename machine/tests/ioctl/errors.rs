@@ -346,7 +346,7 @@ const FAILURES: &[Row] = {
             vmm.finalize(0, V8.vcpu_rec)
         }),
         row("FINALIZE", "delegation", Created, Errno::ENXIO, |vmm| {
-            vmm.machine.faults().fail_nth(delegate(), 1, ERROR_INPUT);
+            vmm.machine.faults().fail_from(delegate(), 1, ERROR_INPUT);
             vmm.finalize(0, V8.vcpu_rec)
         }),
         row("FINALIZE", "REC_CREATE", Created, Errno::ENXIO, |vmm| {
@@ -507,7 +507,7 @@ fn an_id_register_keeps_its_value_after_creation() {
 fn a_realm_populated_by_half_is_dead_and_says_so() {
     let vmm = Vmm::at(&boot(), Stage::Populated, 1);
     vmm.machine.faults().reset();
-    vmm.machine.faults().fail_nth(data_create(), 1, ERROR_INPUT);
+    vmm.machine.faults().fail_from(data_create(), 1, ERROR_INPUT);
     assert_eq!(vmm.populate(RAM + IMAGE_SIZE, 4 * PAGE), Err(Errno::ENXIO));
     vmm.machine.faults().disarm();
     assert_eq!(vmm.populate(RAM + IMAGE_SIZE + PAGE, PAGE), Err(Errno::EIO));

@@ -6,14 +6,12 @@ use crate::vmm::{RAM, SHARED, Stage, Vmm};
 use realm_abi::Errno;
 use realm_abi::kvm::{ExitReason, UserMemoryRegion2};
 use realm_abi::rmi::{ReturnCode, RmiCommand, RttEntryState};
+use realm_host::Limits;
 use realm_machine::config::ClockKind;
 use realm_machine::fault::Point;
-use realm_machine::memory::Pas;
 use realm_machine::trace::HostEvent;
 use realm_machine::{Guest, Machine, MachineConfig};
 use realm_vmm::System;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 const BLOCK: u64 = 2 << 20;
 /// A block of RAM that these tests make shared.
@@ -248,51 +246,59 @@ fn a_page_of_a_block_becomes_private_and_shared_again() {
 }
 
 #[test]
-fn a_block_loses_pages_while_the_realm_reads_the_rest() {
-    /// Pages the process discards.
-    const ROUNDS: u64 = 24;
-    static GONE: AtomicU64 = AtomicU64::new(0);
-    static SEEN: AtomicU64 = AtomicU64::new(0);
-    for shift in SHIFTS {
+fn what_the_process_drops_stays_the_realms_until_it_is_unshared() {
+    for (shift, huge) in SHIFTS.iter().flat_map(|shift| [(*shift, true), (*shift, false)]) {
         let page = 1_u64 << shift;
-        GONE.store(0, Ordering::SeqCst);
-        SEEN.store(0, Ordering::SeqCst);
         let vmm = active(shift, move |guest| {
-            assert_eq!(guest.read::<u64>(SHARED + PART), Ok(MAGIC));
+            guest.write::<u64>(SHARED + SLOT, MAGIC).expect("shared");
             step(guest);
-            for round in 1..=ROUNDS {
-                let at = SHARED + PART + round * page;
-                while GONE.load(Ordering::SeqCst) < round {
-                    assert_eq!(guest.read::<u64>(SHARED + PART), Ok(MAGIC));
-                    let either = guest.read::<u64>(at).expect("shared");
-                    assert!(either == round || either == 0, "{either}");
-                }
-                assert_eq!(guest.read::<u64>(at), Ok(0), "the old page is out of reach");
-                guest.write::<u64>(at, MAGIC + round).expect("the new one is not");
-                SEEN.store(round, Ordering::SeqCst);
-            }
+            assert_eq!(guest.read::<u64>(SHARED + SLOT), Ok(MAGIC), "its memory is held");
+            guest.write::<u64>(SHARED + SLOT, MAGIC + 1).expect("and can be written");
+            step(guest);
+            assert_eq!(guest.read::<u64>(SHARED + SLOT), Ok(MAGIC + 2), "what the process has now");
         });
-        let memory = vmm.ram + (PART - RAM);
-        vmm.set_private(PART, BLOCK, false).expect("shared");
-        vmm.write_u64(memory, MAGIC);
-        (1..=ROUNDS).for_each(|round| vmm.write_u64(memory + round * page, round));
+        let size = SLOT_SIZE;
+        let memory = if huge { vmm.process.map(size) } else { vmm.process.map_without_huge_pages(size) }
+            .expect("memory");
+        let slot = vmm.slot(1, SLOT, size, Some(vmm.memfd(size)));
+        vmm.set_slot(&UserMemoryRegion2 { userspace_addr: memory, ..slot }).expect("a slot");
         vmm.run_a_step();
-        assert_eq!(vmm.entry(PART).0, 2);
-        thread::scope(|scope| {
-            scope.spawn(|| run_to_the_end(&vmm, 0));
-            for round in 1..=ROUNDS {
-                while SEEN.load(Ordering::SeqCst) < round - 1 {
-                    thread::yield_now();
-                }
-                vmm.process.discard(memory + round * page, page).expect("a page goes");
-                GONE.store(round, Ordering::SeqCst);
-            }
-        });
-        for round in 1..=ROUNDS {
-            assert_eq!(vmm.read_u64(memory + round * page), MAGIC + round);
-        }
+        let held = if huge { BLOCK / page } else { 1 };
+        assert_eq!((vmm.device.host().pinned(), vmm.entry(SLOT).0), (held, if huge { 2 } else { 3 }));
+        vmm.process.discard(memory, page).expect("the process drops it");
+        vmm.write_u64(memory, MAGIC + 2);
+        vmm.run_a_step();
+        assert_eq!(vmm.read_u64(memory), MAGIC + 2, "the realm writes where its memory is");
+        vmm.set_private(SLOT, page, true).expect("unshared");
+        assert_eq!((vmm.device.host().pinned(), vmm.entry(SLOT).1), (held - 1, None), "only that page goes");
+        vmm.set_private(SLOT, page, false).expect("shared again");
+        run_to_the_end(&vmm, 0);
         vmm.end();
     }
+}
+
+#[test]
+fn memory_that_is_shared_is_not_moved_and_not_given_to_others() {
+    let config = MachineConfig { clock: ClockKind::Manual, reclaim: true, ..MachineConfig::new(64 << 20, 1) };
+    let machine = Machine::new(config).expect("a valid size");
+    machine.set_guest(|guest| {
+        guest.write::<u64>(SHARED + SLOT, MAGIC).expect("shared");
+        step(guest);
+        assert_eq!(guest.read::<u64>(SHARED + SLOT), Ok(MAGIC + 1), "both see the same page");
+    });
+    let vmm = Vmm::at(&machine, Stage::Active, 1);
+    let memory = vmm.process.map_without_huge_pages(SLOT_SIZE).expect("memory");
+    vmm.add_shared_slot(memory);
+    vmm.run_a_step();
+    // Each of these allocates, and the Host then moves what it may.
+    for _ in 0..3 {
+        vmm.memfd(BLOCK);
+    }
+    vmm.process.ioctl(vmm.vm, realm_abi::kvm::numbers::CREATE_VCPU, 7).expect_err("the GIC runs");
+    vmm.set_private(PART, BLOCK, false).expect("shared");
+    vmm.write_u64(memory, MAGIC + 1);
+    run_to_the_end(&vmm, 0);
+    vmm.end();
 }
 
 #[test]
@@ -303,26 +309,30 @@ fn a_block_goes_as_a_whole_when_there_is_no_memory_to_split_it() {
             assert_eq!(guest.read::<u64>(SHARED + PART), Ok(MAGIC));
             step(guest);
             assert_eq!(guest.read::<u64>(SHARED + PART), Ok(MAGIC), "it comes back");
-            assert_eq!(guest.read::<u64>(SHARED + PART + page), Ok(0), "what was dropped does not");
             step(guest);
         });
         let memory = vmm.ram + (PART - RAM);
         vmm.set_private(PART, BLOCK, false).expect("shared");
         vmm.write_u64(memory, MAGIC);
-        vmm.write_u64(memory + page, 1);
         vmm.run_a_step();
         assert_eq!(vmm.entry(PART).0, 2);
-        let create = RmiCommand::RttCreate { rd: 0, rtt: 0, ipa: 0, level: 3 };
         vmm.machine.faults().reset();
         vmm.machine.faults().fail_from(Point::Alloc, 0, 0);
-        // Granules the Host core has in reserve must not help.
+        // The table the Host core has in reserve must not help.
+        let create = RmiCommand::RttCreate { rd: 0, rtt: 0, ipa: 0, level: 3 };
         vmm.machine.faults().fail_from(Point::RmiCommandBefore(create.fid()), 0, 1);
-        vmm.process.discard(memory + page, page).expect("the page goes all the same");
+        let unshared = vmm.set_private(PART + page, page, true);
         assert!(vmm.machine.faults().fired() > 0);
         vmm.machine.faults().disarm();
-        assert_eq!(vmm.entry(PART), (2, None));
+        if unshared.is_err() {
+            // The RMM refused the table: nothing else was wrong, so it can be tried again.
+            vmm.set_private(PART + page, page, true).expect("with memory");
+        } else {
+            assert_eq!(vmm.entry(PART), (2, None));
+        }
+        assert_eq!(vmm.entry(PART + page).1, None);
         vmm.run_a_step();
-        assert_eq!(vmm.entry(PART).0, 3, "the huge page is split");
+        assert_eq!(vmm.entry(PART).0, 3, "a part of the block is private");
         run_to_the_end(&vmm, 0);
         vmm.end();
     }
@@ -338,7 +348,9 @@ fn a_block_comes_with_new_memory_after_the_process_dropped_all_of_it() {
     });
     vmm.set_private(PART, BLOCK, false).expect("shared");
     vmm.run_a_step();
+    vmm.set_private(PART, BLOCK, true).expect("unshared");
     vmm.process.discard(vmm.ram + (PART - RAM), BLOCK).expect("the block goes");
+    vmm.set_private(PART, BLOCK, false).expect("shared");
     assert_eq!(vmm.entry(PART).1, None);
     vmm.run_a_step();
     assert_eq!(vmm.entry(PART).0, 2);
@@ -347,24 +359,53 @@ fn a_block_comes_with_new_memory_after_the_process_dropped_all_of_it() {
 }
 
 #[test]
-fn a_part_that_may_not_be_written_is_not_shared_any_more() {
+fn a_page_that_may_not_be_written_is_not_shared() {
     let vmm = active(12, |guest| {
         guest.write::<u64>(SHARED + PART + BLOCK - 8, MAGIC).expect("shared");
         step(guest);
-        assert_eq!(guest.read::<u64>(SHARED + PART + BLOCK - 8), Ok(MAGIC), "the rest");
-        guest.read::<u64>(SHARED + PART).expect("when it may be written again");
+        guest.read::<u64>(SHARED + PART).expect("when it may be written");
     });
     let memory = vmm.ram + (PART - RAM);
     vmm.set_private(PART, BLOCK, false).expect("shared");
-    vmm.run_a_step();
-    assert_eq!(vmm.entry(PART).0, 2);
+    vmm.write_u64(memory, 1);
     vmm.process.protect(memory, 0x1000, false).expect("a page is protected");
+    vmm.run_a_step();
     assert_eq!(vmm.run(0), Err(Errno::EFAULT));
     let fault = vmm.exit(0).memory_fault();
     assert_eq!((fault.gpa, fault.size, fault.flags), (PART, 0x1000, 0));
     assert_eq!((vmm.entry(PART), vmm.entry(PART + 0x1000).0), ((3, None), 3));
     vmm.process.protect(memory, 0x1000, true).expect("and not any more");
     run_to_the_end(&vmm, 0);
+    vmm.end();
+}
+
+#[test]
+fn a_realm_shares_no_more_than_a_vm_may_hold() {
+    let machine = Machine::new(MachineConfig {
+        clock: ClockKind::Manual,
+        record_host_view: true,
+        ..MachineConfig::new(64 << 20, 1)
+    })
+    .expect("a valid size");
+    machine.set_guest(|guest| {
+        for page in 0..4 {
+            guest.write::<u64>(SHARED + SLOT + page * 0x1000, MAGIC).expect("shared");
+        }
+        step(guest);
+    });
+    let limits = Limits { pinned: 3 * 0x1000, ..Limits::default() };
+    let vmm = Vmm::with_limits(&machine, Stage::Active, 1, limits);
+    let memory = vmm.process.map_without_huge_pages(SLOT_SIZE).expect("memory");
+    vmm.add_shared_slot(memory);
+    assert_eq!(vmm.run(0), Err(Errno::ENOMEM));
+    assert_eq!(vmm.device.host().pinned(), 3);
+    let why = vmm.device.host().explanations().pop().expect("it says why");
+    assert!(why.contains("a VM may hold in place"), "{why}");
+    // The VMM takes some away: there is room again.
+    vmm.set_slot(&vmm.slot(1, SLOT, 0, None)).expect("the slot goes");
+    assert_eq!(vmm.device.host().pinned(), 0);
+    vmm.add_shared_slot(memory);
+    vmm.run_a_step();
     vmm.end();
 }
 
@@ -390,46 +431,25 @@ fn a_slot_that_goes_takes_its_blocks_with_it() {
 }
 
 #[test]
-fn a_realm_that_keeps_memory_of_the_process_never_runs_again() {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+fn memory_the_rmm_does_not_let_go_of_stays_held() {
     for shift in SHIFTS {
         let page = 1_u64 << shift;
-        WRITTEN.store(0, Ordering::SeqCst);
         let vmm = active(shift, |guest| {
-            for value in 1.. {
-                guest.write::<u64>(SHARED + PART, value).expect("shared");
-                WRITTEN.store(value, Ordering::SeqCst);
-            }
+            guest.write::<u64>(SHARED + PART, MAGIC).expect("shared");
+            step(guest);
         });
         vmm.set_private(PART, BLOCK, false).expect("shared");
-        thread::scope(|scope| {
-            let runner = scope.spawn(|| vmm.run(0));
-            while WRITTEN.load(Ordering::SeqCst) == 0 {
-                thread::yield_now();
-            }
-            let pa = vmm.entry(PART).1.expect("it is mapped");
-            let content = || {
-                let mut bytes = [0; 8];
-                let memory = vmm.machine.memory();
-                memory.read(Pas::NonSecure, Pas::NonSecure, pa, &mut bytes).expect("Non-secure memory");
-                bytes
-            };
-            let unmap = RmiCommand::RttUnmapUnprotected { rd: 0, ipa: 0, level: 3 };
-            vmm.machine.faults().fail_from(
-                Point::RmiCommandBefore(unmap.fid()),
-                0,
-                ReturnCode::ERROR_INPUT.0,
-            );
-            vmm.process.discard(vmm.ram + (PART - RAM), page).expect("the process is not asked");
-            let left = content();
-            assert_eq!(vmm.entry(PART), (2, Some(pa)), "the RMM did not let go");
-            assert_eq!(runner.join().expect("the thread ends"), Err(Errno::EIO));
-            assert_eq!(content(), left, "nobody wrote since");
-        });
-        let entries = || vmm.machine.trace().commands()["RMI_REC_ENTER"];
-        let before = entries();
-        assert_eq!((vmm.run(0), entries()), (Err(Errno::EIO), before));
+        vmm.run_a_step();
+        let (entry, held) = (vmm.entry(PART), vmm.device.host().pinned());
+        assert_eq!((entry.0, held), (2, BLOCK / page));
+        let unmap = RmiCommand::RttUnmapUnprotected { rd: 0, ipa: 0, level: 3 };
+        let refusal = ReturnCode::ERROR_INPUT.0;
+        vmm.machine.faults().fail_from(Point::RmiCommandBefore(unmap.fid()), 0, refusal);
+        assert_eq!(vmm.set_private(PART, BLOCK, true), Err(Errno::ENXIO));
+        assert_eq!((vmm.entry(PART), vmm.device.host().pinned()), (entry, held));
         vmm.machine.faults().disarm();
+        assert_eq!(vmm.set_private(PART, BLOCK, true), Ok(0));
+        assert_eq!((vmm.entry(PART).1, vmm.device.host().pinned()), (None, 0));
         vmm.end();
     }
 }

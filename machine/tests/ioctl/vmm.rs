@@ -8,7 +8,8 @@ use realm_abi::kvm::{
     RmePopulate, Run, TARGET_GENERIC_V8, UserMemoryRegion2, VGIC_CTRL_INIT, VGIC_GRP_ADDR, VGIC_GRP_CTRL,
     VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST, VcpuFeature, VcpuInit, VmType, numbers,
 };
-use realm_host::Device;
+use realm_host::host::Owner;
+use realm_host::{Device, Limits};
 use realm_machine::config::ClockKind;
 use realm_machine::host::MachineHost;
 use realm_machine::process::Process;
@@ -78,8 +79,13 @@ pub fn boot_with_pages(shift: u32) -> Arc<Machine> {
 impl Vmm {
     /// A VM with `vcpus` vCPUs, made as far as `stage`.
     pub fn at(machine: &Arc<Machine>, stage: Stage, vcpus: u32) -> Self {
-        let device = MachineHost::boot(Arc::clone(machine));
-        let process = Process::new(&device);
+        Self::with_limits(machine, stage, vcpus, Limits::default())
+    }
+
+    /// [`Self::at`] with what an administrator chooses.
+    pub fn with_limits(machine: &Arc<Machine>, stage: Stage, vcpus: u32, limits: Limits) -> Self {
+        let device = MachineHost::boot_with(Arc::clone(machine), limits);
+        let process = Process::of(&device, Owner { user: 0, privileged: true });
         let dev = process.open_device().expect("the device opens");
         let page = 1 << machine.config().host_page_shift;
         let scratch = process.map(2 * page).expect("memory for arguments");
@@ -274,7 +280,9 @@ impl Vmm {
         let statistics = device.statistics();
         assert_eq!(
             (statistics.unfinished_vms, statistics.ledger.held(), statistics.ledger.leaked),
-            (0, 0, 0)
+            (0, 0, 0),
+            "{:?}",
+            device.host().explanations()
         );
         assert_eq!((device.host().pages_out(), device.host().pinned()), (0, 0), "pages out and pinned");
         machine.log().assert_clean();

@@ -255,7 +255,7 @@ impl<H: Host> Vm<H> {
         let explain = |error: RealmError| self.explain("KVM_SET_MEMORY_ATTRIBUTES", &error);
         // A fault may make a block of what had to be split a moment ago: then it is done again.
         for _ in 0..MAX_ATTEMPTS {
-            let mut stock = self.realm.stock(address, size).map_err(explain)?;
+            let mut stock = self.realm.stock(address, size);
             let changed = self.change_attributes(user, &ipas, private, &mut stock);
             self.realm.put_away(stock);
             match changed? {

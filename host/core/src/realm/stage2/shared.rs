@@ -53,6 +53,18 @@ impl PageTable {
         }
     }
 
+    /// Where the block is that the pages of `size` bytes make up, if they do.
+    fn as_block(&self, size: u64) -> Option<u64> {
+        let per_page = usize::try_from(size >> GRANULE_SHIFT).ok().filter(|count| *count > 0)?;
+        if self.count.checked_mul(per_page)? != RTT_ENTRIES {
+            return None;
+        }
+        let first = self.get(0).filter(|pa| pa.is_multiple_of(BLOCK_SIZE))?;
+        let expected = (first..).step_by(usize::try_from(size).ok()?);
+        let found = self.pages.iter().step_by(per_page);
+        found.zip(expected).all(|(entry, pa)| *entry == pa | MAPPED).then_some(first)
+    }
+
     fn take(&mut self, index: usize) -> Option<u64> {
         let pa = self.get(index)?;
         *self.pages.get_mut(index)? = 0;
@@ -144,8 +156,18 @@ impl<H: Host> Stage2<'_, H> {
         if let (Shared::None, Some(pages)) = (&block.shared, pages) {
             block.shared = Shared::Pages(pages);
         }
-        if let Shared::Pages(pages) = &mut block.shared {
-            pages.set(index(ipa), pa);
+        let whole = match &mut block.shared {
+            Shared::Pages(pages) => {
+                pages.set(index(ipa), pa);
+                pages.as_block(size)
+            }
+            _ => None,
+        };
+        // A part of a block that was away for a while makes it whole again.
+        if let Some(pa) = whole
+            && self.fold(blocks, ipa)
+        {
+            block_at(blocks, ipa, spare)?.shared = Shared::Block { pa };
         }
         Ok(SharedFault::Mapped)
     }

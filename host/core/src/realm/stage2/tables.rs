@@ -47,6 +47,12 @@ pub(super) fn has_table(blocks: &Blocks, ipa: u64) -> bool {
     blocks.get(number(ipa)).is_some_and(|block| block.table.is_some())
 }
 
+/// Whether a table at `level` could not be made because there is one: ERROR_RTT with the level of its parent entry (RMM 1.0,
+/// RMI_RTT_CREATE), which is one less.
+fn already_there(error: RmiError, level: i64) -> Result<(), Stop> {
+    if error.rtt_level() == Some(level.saturating_sub(1)) { Ok(()) } else { Err(error.into()) }
+}
+
 impl<H: Host> Stage2<'_, H> {
     /// The first address from `ipa` on for which the Host made a table of the last level.
     pub(super) fn next_page_table(&self, ipa: u64) -> Option<u64> {
@@ -78,7 +84,7 @@ impl<H: Host> Stage2<'_, H> {
         let last = to.min(RTT_PAGE_LEVEL);
         let count = usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(0);
         if spare.tables() < count {
-            return Err(Stop::Short(Shortage { tables: count, records: 1, pages: 0 }));
+            return Err(Stop::Short(Shortage { tables: count, records: count, pages: 0 }));
         }
         for level in first..=last {
             let base = align_down(ipa, level.saturating_sub(1));
@@ -95,24 +101,40 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     fn create_upper(&self, spare: &mut Spare, base: u64, level: i64) -> Result<(), Stop> {
+        let short = Stop::Short(Shortage { tables: 1, records: 1, pages: 0 });
         let mut upper = self.tables.upper.lock();
         let index = upper_index(base, level);
         if upper.get(index).is_some() {
             return Ok(());
         }
-        let Some(granule) = self.create_table(spare, base, level)? else { return Ok(()) };
-        if let Err(granule) = upper.insert(index, granule, &mut spare.upper) {
-            // There was room for one. What the Host cannot remember it cannot take back.
-            let command = RmiCommand::RttCreate { rd: self.rd, rtt: granule.pa(), ipa: base, level };
-            granule.lose(self.rmm.rmi(), implausible(command, "there was no room to remember the table"));
+        // It is remembered before it is made: what the Host cannot remember it cannot take back.
+        let Some(granule) = spare.take_table() else { return Err(short) };
+        let pa = granule.pa();
+        let result = match upper.insert(index, granule, &mut spare.upper) {
+            Ok(_) => self.rmm.rmi().rtt_create(self.rd, pa, base, level),
+            Err(granule) => {
+                drop(upper);
+                self.put_back(spare, granule);
+                return Err(short);
+            }
+        };
+        let Err(error) = result else { return Ok(()) };
+        let granule = upper.remove(index);
+        drop(upper);
+        if let Some(granule) = granule {
+            self.put_back(spare, granule);
         }
-        Ok(())
+        already_there(error, level)
     }
 
-    /// Creates a table; its granule.
-    ///
-    /// A table that exists already is ERROR_RTT with the level of its parent entry (RMM 1.0, RMI_RTT_CREATE),
-    /// which is one less than the level asked for; the granule stays spare then.
+    /// Puts a granule back of which no table was made.
+    fn put_back(&self, spare: &mut Spare, granule: DelegatedGranule) {
+        if let Err(granule) = spare.put_table(granule) {
+            self.give_back_table(granule);
+        }
+    }
+
+    /// Creates a table; its granule. Of a table that exists already the granule stays spare.
     fn create_table(
         &self,
         spare: &mut Spare,
@@ -126,10 +148,8 @@ impl<H: Host> Stage2<'_, H> {
             Ok(()) => return Ok(Some(granule)),
             Err(error) => error,
         };
-        if let Err(granule) = spare.put_table(granule) {
-            self.give_back_table(granule);
-        }
-        if error.rtt_level() == Some(level.saturating_sub(1)) { Ok(None) } else { Err(error.into()) }
+        self.put_back(spare, granule);
+        already_there(error, level).map(|()| None)
     }
 
     /// Runs a command that needs the tables for `ipa` down to `level`, and once more after creating those the walk

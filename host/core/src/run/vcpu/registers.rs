@@ -66,8 +66,9 @@ impl<H: Host> Vcpu<H> {
 
     fn set_vector_lengths(&self, value: &[u8; MAX_REG_SIZE]) -> Result<(), Errno> {
         let _config = self.vm.config.lock_killable()?;
+        let created = self.vm.realm.phase() != Phase::None;
         let sve = &mut self.public.lock().sve;
-        if sve.finalized || self.vm.realm.phase() != Phase::None {
+        if sve.finalized || created {
             return Err(Errno::EPERM);
         }
         sve.lengths = VectorLengths::from_bytes(value, self.vm.info.features)?;
