@@ -4,7 +4,8 @@
 //!
 //! * **process context**: a thread of a VMM in an ioctl or in the release of a file. It may sleep, allocate and touch user
 //!   memory, but does the last two only while it holds no lock of the Host core but that of the vCPU it runs itself
-//!   ([`LockClass::Vcpu`]): whoever reclaims memory or serves a page fault may need any other.
+//!   ([`LockClass::Vcpu`]): whoever reclaims memory or serves a page fault may need any other. It also allocates with the lock
+//!   of a VM's layout ([`LockClass::Layout`]), which only ioctls that change slots and attributes need.
 //! * **atomic context**: between [`Host::vcpu_load`] and [`Host::vcpu_put`], and wherever an interrupt is raised or a vCPU
 //!   woken (a kernel does that with interrupts off). Nothing there sleeps, allocates, frees, or holds the last reference to
 //!   anything.

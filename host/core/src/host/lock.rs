@@ -78,10 +78,17 @@ impl LockClass {
         }
     }
 
-    /// Whether a thread that holds such a lock may allocate, touch user memory and sleep.
+    /// Whether a thread that holds such a lock may touch user memory and wait for other threads.
     #[must_use]
     pub const fn allows_sleep(self) -> bool {
         matches!(self, Self::Vcpu)
+    }
+
+    /// Whether a thread that holds such a lock may allocate. [`Self::Layout`] is held over calls that take memory away from a
+    /// realm, for which a block may have to be split; nothing that reclaims memory needs it.
+    #[must_use]
+    pub const fn allows_allocation(self) -> bool {
+        matches!(self, Self::Vcpu | Self::Layout)
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
             assert!(!rmm.give_back(lost) && rmm.give_back(other));
             FakeHost::assert_all_came_back_or_is_named(&rmm);
             assert_eq!((rmm.host().pages(), rmm.host().warnings()), (1, 1));
-            let losses = rmm.ledger().losses();
+            let losses = FakeHost::losses(&rmm);
             let text = std::format!(
                 "granule {pa:#x}: RMI_GRANULE_UNDELEGATE of granule {pa:#x} failed: RMI_ERROR_INPUT"
             );
