@@ -52,6 +52,8 @@ pub(crate) struct Fault {
     pub(crate) chosen: fn(Step) -> bool,
     pub(crate) from: u64,
     pub(crate) count: u64,
+    /// What a command that fails returns.
+    pub(crate) code: ReturnCode,
 }
 
 type Mangle = Box<dyn FnMut(&RmiCommand, &mut RmiReply) + Send>;
@@ -69,8 +71,8 @@ struct Machine {
     mangle: Option<Mangle>,
     largest: Option<usize>,
     commands: Vec<RmiCommand>,
-    /// The VMM's memory that is held: how often, by address and size.
-    pins: BTreeMap<(u64, u64), u64>,
+    /// The granules of VMMs that are held: how often.
+    pins: BTreeMap<u64, u64>,
     /// Pages that came back because the RMM refused them.
     refused: Vec<PageBlock>,
     /// State of the generator by which one allocation in so many fails.
@@ -140,8 +142,13 @@ impl FakeHost {
 
     /// Lets steps fail from now on.
     pub(crate) fn inject(&self, chosen: fn(Step) -> bool, from: u64, count: u64) {
+        self.inject_code(chosen, from, count, ReturnCode::ERROR_INPUT);
+    }
+
+    /// Lets steps fail from now on, commands with this code.
+    pub(crate) fn inject_code(&self, chosen: fn(Step) -> bool, from: u64, count: u64, code: ReturnCode) {
         let mut machine = self.machine();
-        machine.fault = Some(Fault { chosen, from, count });
+        machine.fault = Some(Fault { chosen, from, count, code });
         (machine.matched, machine.injected) = (0, 0);
     }
 
@@ -182,13 +189,16 @@ impl FakeHost {
 
     /// Memory of a VMM at this address, held once more.
     pub(crate) fn hold(&self, pa: u64, size: u64) -> Pinned {
-        *self.machine().pins.entry((pa, size)).or_default() += 1;
+        let mut machine = self.machine();
+        for granule in (pa..pa + size).step_by(GRANULE_SIZE as usize) {
+            *machine.pins.entry(granule).or_default() += 1;
+        }
         Pinned { pa, size }
     }
 
     /// Bytes of VMMs that are held.
     pub(crate) fn held(&self) -> u64 {
-        self.machine().pins.iter().map(|(&(_, size), &count)| size * count).sum()
+        self.machine().pins.values().sum::<u64>() * GRANULE_SIZE
     }
 
     /// Closes a file as a process does.
@@ -239,7 +249,11 @@ impl FakeHost {
         );
         let machine = rmm.host().machine();
         let page = rmm.host().page_size();
-        assert_eq!(machine.pins, BTreeMap::new(), "memory of a VMM stays in place");
+        let reached = machine.rmm.shared();
+        for &pa in machine.pins.keys() {
+            let held = reached.iter().any(|range| range.contains(&pa));
+            assert!(held, "memory at {pa:#x} stays in place, and no realm can reach it");
+        }
         for (&base, &pages) in &machine.blocks {
             for base in (base..base + (pages as u64) * page).step_by(usize::try_from(page).unwrap()) {
                 let lost = kept.range(base..base + page).next();
@@ -321,11 +335,6 @@ impl Machine {
         assert!(!self.rmm.granules.contains_key(&base), "granule protection fault at {pa:#x}");
         self.contents.entry(base).or_insert_with(|| Box::new([0; GRANULE_SIZE as usize]))
     }
-
-    /// Whether a VMM's memory at `pa` is held.
-    fn is_held(&self, pa: u64) -> bool {
-        self.pins.keys().any(|&(base, size)| (base..base + size).contains(&pa))
-    }
 }
 
 impl Host for FakeHost {
@@ -364,15 +373,26 @@ impl Host for FakeHost {
     fn unpin(&self, pinned: Pinned) {
         rules::check_process("an unpin");
         let mut machine = self.machine();
-        let key = (pinned.pa, pinned.size);
-        let count = machine.pins.get_mut(&key).expect("released memory is held");
-        *count -= 1;
-        if *count == 0 {
-            machine.pins.remove(&key);
-        }
+        assert!(pinned.size.is_multiple_of(self.page_size()));
+        let mut free = Vec::new();
         for pa in (pinned.pa..pinned.pa + pinned.size).step_by(GRANULE_SIZE as usize) {
-            let reached = machine.mangle.is_none() && !machine.is_held(pa) && machine.rmm.shares(pa);
-            assert!(!reached, "released memory at {pa:#x} that a realm can reach");
+            let count = machine.pins.get_mut(&pa).expect("released memory is held");
+            *count -= 1;
+            if *count == 0 {
+                machine.pins.remove(&pa);
+                free.push(pa);
+            }
+        }
+        // An RMM that lies may do anything.
+        if machine.mangle.is_none() && !free.is_empty() {
+            let reached = machine.rmm.shared();
+            let in_reach = |pa: &u64| reached.iter().any(|range| range.contains(pa));
+            let (first, last) = (free[0], free[free.len() - 1]);
+            let near = reached.iter().any(|range| range.start <= last && first < range.end);
+            assert!(
+                !near || !free.iter().any(in_reach),
+                "a realm can reach released memory from {first:#x} on"
+            );
         }
     }
 
@@ -401,7 +421,8 @@ impl Host for FakeHost {
         let mut machine = self.machine();
         machine.commands.push(command);
         if machine.fails(Step::Call(command)) {
-            return RmiReply::failed(ReturnCode::ERROR_INPUT).to_regs();
+            let code = machine.fault.as_ref().map_or(ReturnCode::ERROR_INPUT, |fault| fault.code);
+            return RmiReply::failed(code).to_regs();
         }
         match command {
             RmiCommand::GranuleDelegate { addr } => {
@@ -413,7 +434,7 @@ impl Host for FakeHost {
             RmiCommand::RttMapUnprotected { level, desc, .. } => {
                 let pa = desc.0 & !0xfff;
                 let size = crate::realm::ipa::entry_size(level);
-                let held = machine.pins.keys().any(|&(base, held)| base <= pa && pa + size <= base + held);
+                let held = machine.pins.range(pa..pa + size).count() as u64 * GRANULE_SIZE == size;
                 assert!(held, "shared memory at {pa:#x} that is not held");
             }
             _ => {}

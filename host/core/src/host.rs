@@ -167,7 +167,8 @@ pub trait Host: Sized + Send + Sync + 'static {
         self.free(block);
     }
 
-    /// Releases memory that [`UserMemory::pin`] held, in the context of any process. Needs no memory.
+    /// Releases memory that [`UserMemory::pin`] held, all of it or some of its pages, in the context of any process. Needs no
+    /// memory.
     fn unpin(&self, pinned: Pinned);
 
     /// Lets `work` read and build what is in a granule that the Host core owns or has pinned, in place. Nobody else writes it

@@ -174,17 +174,19 @@ impl MiniRmm {
         self.refused.iter().any(|range| range.contains(&pa))
     }
 
-    /// Whether a realm can reach the Non-secure memory at `pa`.
-    pub(crate) fn shares(&self, pa: u64) -> bool {
-        let reaches = |level: i64, entry: &Entry| match entry {
+    /// The Non-secure memory that realms can reach.
+    pub(crate) fn shared(&self) -> Vec<Range<u64>> {
+        let reached = |level: i64, entry: &Entry| match entry {
             Entry::AssignedNs(desc) => {
                 let base = desc.0 & !0xfff;
-                (base..base + entry_size(level)).contains(&pa)
+                Some(base..base + entry_size(level))
             }
-            _ => false,
+            _ => None,
         };
-        let mut tables = self.realms.values().flat_map(|realm| &realm.tables);
-        tables.any(|(&(level, _), table)| table.iter().any(|entry| reaches(level, entry)))
+        let tables = self.realms.values().flat_map(|realm| &realm.tables);
+        tables
+            .flat_map(|(&(level, _), table)| table.iter().filter_map(move |entry| reached(level, entry)))
+            .collect()
     }
 
     fn is(&self, pa: u64, state: Granule) -> Result<(), (ReturnCode, [u64; 4])> {

@@ -7,7 +7,6 @@ use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::realm::rec::{Rec, RecConfig, RecParts};
 use alloc::string::{String, ToString};
-use core::cell::Cell;
 use realm_abi::rmi::{DataFlags, ReturnCode, Ripas, RmiCommand};
 
 const RAM: u64 = 0x4000_0000;
@@ -51,6 +50,7 @@ impl Vm {
                 self.realm.populate_page(&mut run, &self.ram(), at, source.pa, DataFlags::MEASURE, &ALWAYS);
             host.free(source);
             result?;
+            host.yield_now();
         }
         Ok(())
     }
@@ -359,7 +359,7 @@ fn a_populate_that_fails_after_its_first_granule_condemns_the_realm() {
     // Nothing of this request was done when it fails: the realm is as it was.
     assert_eq!(vm.populate(RAM, 1), Err(RealmError::AlreadyPopulated { ipa: RAM }));
     assert_eq!(vm.realm.phase(), Phase::New);
-    vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::DataCreate { .. })), 1, 1);
+    vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::DataCreate { .. })), 1, u64::MAX);
     assert_eq!(vm.populate(RAM + 0x1000, 2).unwrap_err().errno(), Errno::ENXIO);
     assert_eq!(vm.realm.phase(), Phase::Dying);
     assert_eq!(vm.realm.activate().unwrap_err().errno(), Errno::EIO);
@@ -369,7 +369,7 @@ fn a_populate_that_fails_after_its_first_granule_condemns_the_realm() {
 #[test]
 fn a_populate_that_fails_inside_a_host_page_leaves_nothing_of_that_page() {
     let vm = Vm::created(16);
-    vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::DataCreate { .. })), 9, 1);
+    vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::DataCreate { .. })), 9, u64::MAX);
     vm.populate(RAM, 1).unwrap_err();
     assert_eq!(vm.realm.phase(), Phase::Dying);
     let rd = vm.realm.rd().unwrap();
@@ -452,14 +452,15 @@ fn a_ripas_change_goes_on_where_it_stopped() {
     vm.rmm
         .host()
         .with_rmm(|mini| mini.realms.get_mut(&rd).unwrap().request = Some((base, top, Ripas::EMPTY)));
-    // The Host has memory for one table of two, and for every other piece the thread is killed first.
-    vm.rmm.host().inject(|step| matches!(step, Step::Alloc(_)), 1, 1);
+    // The Host has no memory for a table that a change needs; and before every other piece the thread is killed.
+    vm.rmm.host().inject(|step| matches!(step, Step::Alloc(_)), 2, 1);
     let (mut change, mut stops) = (RipasChange::new(base, top, Ripas::EMPTY), [0, 0]);
-    while !change.is_done() {
+    for killed in [true, false].into_iter().cycle() {
+        if change.is_done() {
+            break;
+        }
         let piece = change.next(BLOCK_SIZE);
-        let asked = Cell::new(0);
-        let stop = || asked.replace(asked.get() + 1) == 1;
-        match vm.realm.set_ripas(0, &mut change, piece.end, &stop) {
+        match vm.realm.set_ripas(0, &mut change, piece.end, &|| killed) {
             Ok(()) => {
                 let freed = change.to_free();
                 let range = vm.ram().within(freed.start, freed.end).unwrap();

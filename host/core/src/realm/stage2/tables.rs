@@ -78,7 +78,7 @@ impl<H: Host> Stage2<'_, H> {
         let last = to.min(RTT_PAGE_LEVEL);
         let count = usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(0);
         if spare.tables() < count {
-            return Err(Stop::Short(Shortage { tables: count, records: 1, pages: false }));
+            return Err(Stop::Short(Shortage { tables: count, records: count, pages: false }));
         }
         for level in first..=last {
             let base = align_down(ipa, level.saturating_sub(1));
