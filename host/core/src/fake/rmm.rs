@@ -183,10 +183,16 @@ impl MiniRmm {
             }
             _ => None,
         };
-        let tables = self.realms.values().flat_map(|realm| &realm.tables);
-        tables
-            .flat_map(|(&(level, _), table)| table.iter().filter_map(move |entry| reached(level, entry)))
-            .collect()
+        let shared_tables = |realm: &MiniRealm, table: &[Entry], level: i64, base: u64| -> Vec<Range<u64>> {
+            let half = realm.space.protected_end();
+            let first = usize::try_from(half.saturating_sub(base) / entry_size(level)).unwrap();
+            table.iter().skip(first).filter_map(|entry| reached(level, entry)).collect()
+        };
+        let of_realm = |realm: &MiniRealm| -> Vec<Range<u64>> {
+            let tables = realm.tables.iter();
+            tables.flat_map(|(&(level, base), table)| shared_tables(realm, table, level, base)).collect()
+        };
+        self.realms.values().flat_map(of_realm).collect()
     }
 
     fn is(&self, pa: u64, state: Granule) -> Result<(), (ReturnCode, [u64; 4])> {

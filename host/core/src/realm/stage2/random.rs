@@ -116,7 +116,7 @@ impl Vm {
                 self.realm.map_shared(at(page), pinned, &ALWAYS).map(Outcome::Shared)
             }
             Action::ShareBlock { page } => {
-                let first = page - page % BLOCK;
+                let (first, page) = (page - page % BLOCK, page & !(self.per_page() - 1));
                 let pinned = self.rmm.host().hold(shared_pa(first, false), BLOCK * GRANULE_SIZE);
                 self.realm.map_shared(at(page), pinned, &ALWAYS).map(Outcome::Shared)
             }
