@@ -170,7 +170,7 @@ impl MiniRmm {
     }
 
     /// Whether the RMM finds that memory is not what it takes for such (RMM 1.0, PaIsDelegable).
-    fn is_refused(&self, pa: u64) -> bool {
+    pub(crate) fn is_refused(&self, pa: u64) -> bool {
         self.refused.iter().any(|range| range.contains(&pa))
     }
 

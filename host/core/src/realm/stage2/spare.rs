@@ -6,7 +6,7 @@ use crate::error::RealmError;
 use crate::rmm::granule::DelegatedGranule;
 use crate::rmm::rmi::RmiError;
 use crate::{Host, Lock};
-use realm_alloc::{Box, Vec, try_zeroed_box};
+use realm_alloc::{Box, try_zeroed_box};
 
 /// How often work may ask for more: once for each kind of memory it may need. Whoever asks more often was lied to.
 const MAX_ROUNDS: usize = 8;
@@ -31,9 +31,12 @@ pub(crate) struct Shortage {
     pub(crate) pages: bool,
 }
 
+/// Tables on the way to an address below the starting level: levels 0 to 3 at most.
+const MAX_TABLES: usize = 4;
+
 /// Memory for a piece of work.
 pub(crate) struct Spare {
-    tables: Vec<DelegatedGranule>,
+    tables: [Option<DelegatedGranule>; MAX_TABLES],
     pub(super) blocks: realm_alloc::Spare<Block>,
     pub(super) upper: realm_alloc::Spare<DelegatedGranule>,
     pub(super) pages: Option<Box<PageTable>>,
@@ -42,22 +45,28 @@ pub(crate) struct Spare {
 impl Spare {
     fn new() -> Self {
         let (blocks, upper) = (realm_alloc::Spare::new(), realm_alloc::Spare::new());
-        Self { tables: Vec::new(), blocks, upper, pages: None }
+        Self { tables: Default::default(), blocks, upper, pages: None }
     }
 
     /// How many tables can be made of it.
     pub(super) fn tables(&self) -> usize {
-        self.tables.len()
+        self.tables.iter().flatten().count()
     }
 
     /// A granule for a table.
     pub(super) fn take_table(&mut self) -> Option<DelegatedGranule> {
-        self.tables.pop()
+        self.tables.iter_mut().find_map(Option::take)
     }
 
-    /// Puts a granule back that no table was made of.
+    /// Puts a granule in that no table was made of.
     pub(super) fn put_table(&mut self, granule: DelegatedGranule) -> Result<(), DelegatedGranule> {
-        self.tables.push_within(granule)
+        match self.tables.iter_mut().find(|place| place.is_none()) {
+            Some(place) => {
+                *place = Some(granule);
+                Ok(())
+            }
+            None => Err(granule),
+        }
     }
 }
 
@@ -96,27 +105,28 @@ impl<H: Host> Stage2<'_, H> {
             }
             rounds = rounds.saturating_add(1);
         };
-        for granule in spare.tables {
+        for granule in spare.tables.into_iter().flatten() {
             self.give_back_table(granule);
         }
         result
     }
 
-    /// Allocates, with no lock held.
+    /// Allocates, with no lock held. Who takes memory away has records of all that it finds, so it goes on without more.
     fn top_up(&self, spare: &mut Spare, shortage: Shortage, removes: bool) -> Result<(), RealmError> {
-        spare.blocks.fill(shortage.records)?;
-        spare.upper.fill(shortage.records)?;
+        let records = spare.blocks.fill(shortage.records).and_then(|()| spare.upper.fill(shortage.records));
+        if !removes {
+            records?;
+        }
         if shortage.pages && spare.pages.is_none() {
             spare.pages = Some(try_zeroed_box()?);
         }
-        spare.tables.try_reserve(shortage.tables.saturating_sub(spare.tables.len()))?;
-        while spare.tables.len() < shortage.tables {
+        while spare.tables() < shortage.tables {
             let granule = match self.rmm.take_delegated() {
                 Ok(granule) => granule,
                 Err(error) if removes => self.tables.reserve.lock().take().ok_or(error)?,
                 Err(error) => return Err(error),
             };
-            if let Err(granule) = spare.tables.push_within(granule) {
+            if let Err(granule) = spare.put_table(granule) {
                 self.give_back_table(granule);
                 break;
             }
