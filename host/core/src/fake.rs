@@ -1,100 +1,42 @@
-//! A Host for unit tests: pages with an owner, a small RMM, and faults on demand.
+//! A Host for unit tests: pages with an owner, a small RMM, faults on demand, and the rules of [`crate::host`] enforced.
 
+pub(crate) mod heap;
+mod irqchip;
+mod process;
 mod rmm;
+mod rules;
 
+pub(crate) use irqchip::FakeIrqchip;
+pub(crate) use process::Process;
 pub(crate) use rmm::{Entry, MiniRmm};
+pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
-use crate::host::{Event, PageBlock};
+use crate::host::{GranuleBytes, PageBlock, Pinned, Purpose};
 use crate::rmm::Rmm;
-use crate::rmm::ledger::MAX_LOSSES;
-use crate::{Errno, File, Host, Lock};
+use crate::rmm::ledger::{Loss, MAX_LOSSES};
+use crate::{Errno, File, Host};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use heap::Pause;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{ReturnCode, RmiCommand, RmiReply};
-use std::cell::Cell;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use realm_alloc::Arc;
+use rules::{FakeEvent, FakeLock};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// First byte of the fake's memory.
 const MEMORY_BASE: u64 = 0x8000_0000;
 /// What undelegated memory holds: nothing of the realm, and not zeros either.
 const WIPED: u8 = 0xaa;
 
-std::thread_local! {
-    /// Locks this thread holds.
-    static HELD: Cell<u32> = const { Cell::new(0) };
-    /// How many of them may be held while it yields: those an ioctl holds from its beginning to its end.
-    pub(crate) static OVER_IOCTLS: Cell<u32> = const { Cell::new(0) };
-    /// What another thread does whenever this one lets go of a lock.
-    pub(crate) static ON_UNLOCK: Cell<Option<Box<dyn FnMut()>>> = const { Cell::new(None) };
-}
-
-pub(crate) struct FakeLock<T>(Mutex<T>);
-
-/// It holds the lock, except while it is dropped.
-pub(crate) struct FakeGuard<'a, T>(Option<MutexGuard<'a, T>>);
-
-impl<T> core::ops::Deref for FakeGuard<'_, T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        self.0.as_ref().expect("the lock is held")
-    }
-}
-
-impl<T> core::ops::DerefMut for FakeGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("the lock is held")
-    }
-}
-
-impl<T> Drop for FakeGuard<'_, T> {
-    fn drop(&mut self) {
-        HELD.set(HELD.get() - 1);
-        self.0 = None;
-        if let Ok(Some(mut act)) = ON_UNLOCK.try_with(Cell::take) {
-            act();
-            ON_UNLOCK.set(Some(act));
-        }
-    }
-}
-
-impl<T: Send> Lock<T> for FakeLock<T> {
-    type Guard<'a>
-        = FakeGuard<'a, T>
-    where
-        T: 'a;
-    fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-    fn lock(&self) -> FakeGuard<'_, T> {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        HELD.set(HELD.get() + 1);
-        FakeGuard(Some(guard))
-    }
-}
-
-#[derive(Default)]
-pub(crate) struct FakeEvent(Mutex<bool>, Condvar);
-
-impl Event for FakeEvent {
-    fn new() -> Self {
-        Self::default()
-    }
-    fn wait(&self, _deadline: Option<u64>) {
-        let mut signalled = self
-            .1
-            .wait_while(self.0.lock().unwrap_or_else(PoisonError::into_inner), |signalled| !*signalled)
-            .unwrap();
-        *signalled = false;
-    }
-    fn signal(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.1.notify_one();
-    }
-}
+/// What a caller says that never stops, or whose view never changes.
+pub(crate) const ALWAYS: fn() -> bool = || true;
+pub(crate) const NEVER: fn() -> bool = || false;
+/// More than any test shares.
+pub(crate) const PIN_LIMIT: u64 = 1 << 30;
 
 /// Something that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +47,13 @@ pub(crate) enum Step {
     Call(RmiCommand),
 }
 
-/// Which steps fail: of those `chosen` matches, `count` from number `from` on.
+/// Which steps fail: of those that `chosen` matches, `count` from number `from` on.
 pub(crate) struct Fault {
     pub(crate) chosen: fn(Step) -> bool,
     pub(crate) from: u64,
     pub(crate) count: u64,
+    /// What a command that fails returns.
+    pub(crate) code: ReturnCode,
 }
 
 type Mangle = Box<dyn FnMut(&RmiCommand, &mut RmiReply) + Send>;
@@ -127,6 +71,32 @@ struct Machine {
     mangle: Option<Mangle>,
     largest: Option<usize>,
     commands: Vec<RmiCommand>,
+    /// The granules of VMMs that are held: how often.
+    pins: BTreeMap<u64, u64>,
+    /// Pages that came back because the RMM refused them.
+    refused: Vec<PageBlock>,
+    /// State of the generator by which one allocation in so many fails.
+    random: Option<(u64, u64)>,
+    files: Vec<Option<File<FakeHost>>>,
+}
+
+/// The machine, locked; what is done with it is not done by the Host core.
+struct Locked<'a> {
+    machine: MutexGuard<'a, Machine>,
+    _pause: Pause,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Machine;
+    fn deref(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
 }
 
 pub(crate) struct FakeHost {
@@ -153,7 +123,12 @@ impl FakeHost {
 
     /// The machine after start-up.
     pub(crate) fn started(page_shift: u32) -> Arc<Rmm<Self>> {
-        Arc::new(Rmm::start(Self::new(page_shift)))
+        Arc::try_new(Rmm::start(Self::new(page_shift)).unwrap()).unwrap()
+    }
+
+    fn machine(&self) -> Locked<'_> {
+        let _pause = Pause::new();
+        Locked { machine: self.machine.lock().unwrap_or_else(PoisonError::into_inner), _pause }
     }
 
     pub(crate) fn page_size(&self) -> u64 {
@@ -162,19 +137,24 @@ impl FakeHost {
 
     /// Looks at or changes the RMM.
     pub(crate) fn with_rmm<R>(&self, work: impl FnOnce(&mut MiniRmm) -> R) -> R {
-        work(&mut self.machine.lock().unwrap_or_else(PoisonError::into_inner).rmm)
+        work(&mut self.machine().rmm)
     }
 
     /// Lets steps fail from now on.
     pub(crate) fn inject(&self, chosen: fn(Step) -> bool, from: u64, count: u64) {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        machine.fault = Some(Fault { chosen, from, count });
+        self.inject_code(chosen, from, count, ReturnCode::ERROR_INPUT);
+    }
+
+    /// Lets steps fail from now on, commands with this code.
+    pub(crate) fn inject_code(&self, chosen: fn(Step) -> bool, from: u64, count: u64, code: ReturnCode) {
+        let mut machine = self.machine();
+        machine.fault = Some(Fault { chosen, from, count, code });
         (machine.matched, machine.injected) = (0, 0);
     }
 
     /// Ends the faults; how many steps failed.
     pub(crate) fn stop_injecting(&self) -> u64 {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = self.machine();
         machine.fault = None;
         machine.mangle = None;
         machine.injected
@@ -182,17 +162,54 @@ impl FakeHost {
 
     /// Changes replies of the RMM after it did what it was asked.
     pub(crate) fn mangle(&self, mangle: impl FnMut(&RmiCommand, &mut RmiReply) + Send + 'static) {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).mangle = Some(Box::new(mangle));
+        self.machine().mangle = Some(Box::new(mangle));
     }
 
     /// Refuses allocations of more than `pages`.
     pub(crate) fn limit_allocations(&self, pages: usize) {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).largest = Some(pages);
+        self.machine().largest = Some(pages);
+    }
+
+    /// Lets one allocation of pages in `one_in` fail from now on, as `seed` says; 0 ends that.
+    pub(crate) fn fail_allocations_at_random(&self, seed: u64, one_in: u64) {
+        self.machine().random = (one_in > 0).then_some((seed, one_in));
+    }
+
+    /// The RMM refuses the memory that is allocated next, so many bytes of it from now on.
+    pub(crate) fn refuse_next(&self, size: u64) {
+        let mut machine = self.machine();
+        let from = machine.next;
+        machine.rmm.refused.push(from..from + size);
+    }
+
+    /// Pages that came back because the RMM refused them.
+    pub(crate) fn refused_pages(&self) -> usize {
+        self.machine().refused.iter().map(|block| block.pages).sum()
+    }
+
+    /// Memory of a VMM at this address, held once more.
+    pub(crate) fn hold(&self, pa: u64, size: u64) -> Pinned {
+        let mut machine = self.machine();
+        for granule in (pa..pa + size).step_by(GRANULE_SIZE as usize) {
+            *machine.pins.entry(granule).or_default() += 1;
+        }
+        Pinned { pa, size }
+    }
+
+    /// Bytes of VMMs that are held.
+    pub(crate) fn held(&self) -> u64 {
+        self.machine().pins.values().sum::<u64>() * GRANULE_SIZE
+    }
+
+    /// Closes a file as a process does.
+    pub(crate) fn close(&self, fd: i64) {
+        let file = self.machine().files[usize::try_from(fd).unwrap()].take();
+        file.expect("the file is open").release();
     }
 
     /// The commands since the last time, refused ones included.
     pub(crate) fn take_commands(&self) -> Vec<RmiCommand> {
-        core::mem::take(&mut self.machine.lock().unwrap_or_else(PoisonError::into_inner).commands)
+        core::mem::take(&mut self.machine().commands)
     }
 
     /// Most calls made in a row without a yield.
@@ -210,12 +227,12 @@ impl FakeHost {
 
     /// Host pages allocated now.
     pub(crate) fn pages(&self) -> usize {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).blocks.values().sum()
+        self.machine().blocks.values().sum()
     }
 
     /// Granules of allocated pages that the RMM holds.
     pub(crate) fn realm_granules(&self) -> BTreeSet<u64> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner).rmm.granules.keys().copied().collect()
+        self.machine().rmm.granules.keys().copied().collect()
     }
 
     /// Asserts that the pages which are still allocated are those with a lost granule in them, and that the ledger knows
@@ -225,13 +242,20 @@ impl FakeHost {
         let kept = rmm.host().realm_granules();
         assert_eq!(now.held(), 0, "granules the RMM holds that are not counted lost");
         assert_eq!(now.leaked, u64::try_from(kept.len()).unwrap());
-        let named: BTreeSet<u64> = rmm.ledger().losses().iter().map(|loss| loss.pa).collect();
+        let named: BTreeSet<u64> = Self::losses(rmm).iter().map(|loss| loss.pa).collect();
         assert!(
             named.is_subset(&kept) && named.len() == kept.len().min(MAX_LOSSES),
             "named {named:x?}, kept {kept:x?}"
         );
-        let machine = rmm.host().machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let machine = rmm.host().machine();
         let page = rmm.host().page_size();
+        let reached = machine.rmm.shared();
+        for &pa in machine.pins.keys() {
+            // Of a host page that could not be unmapped a part may be.
+            let host_page = pa & !(page - 1)..(pa | (page - 1)) + 1;
+            let held = reached.iter().any(|range| range.start < host_page.end && host_page.start < range.end);
+            assert!(held, "memory at {pa:#x} stays in place, and no realm can reach it");
+        }
         for (&base, &pages) in &machine.blocks {
             for base in (base..base + (pages as u64) * page).step_by(usize::try_from(page).unwrap()) {
                 let lost = kept.range(base..base + page).next();
@@ -240,9 +264,14 @@ impl FakeHost {
         }
     }
 
-    /// Granules with one byte all over, as a VMM's pinned page.
+    /// The granules that were lost, as far as they are named.
+    pub(crate) fn losses(rmm: &Rmm<Self>) -> Vec<Loss> {
+        rmm.ledger().losses().collect()
+    }
+
+    /// Granules with one byte all over, as a VMM's page.
     pub(crate) fn source_page(&self, byte: u8) -> PageBlock {
-        let page = self.machine.lock().unwrap_or_else(PoisonError::into_inner).alloc(1, self.page_size());
+        let page = self.machine().alloc(1, self.page_size());
         for offset in (0..self.page_size()).step_by(GRANULE_SIZE as usize) {
             self.write_phys(page.pa + offset, &[byte; GRANULE_SIZE as usize]);
         }
@@ -270,81 +299,144 @@ impl Machine {
         self.injected += u64::from(fails);
         fails
     }
+
+    fn fails_at_random(&mut self) -> bool {
+        let Some((state, one_in)) = &mut self.random else { return false };
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33).is_multiple_of(*one_in)
+    }
+
+    /// Takes a block, or a part of one, out of what is allocated.
+    fn take(&mut self, block: &PageBlock, page_size: u64) {
+        let size = (block.pages as u64) * page_size;
+        let around = self.blocks.range(..=block.pa).next_back().map(|(&pa, &pages)| (pa, pages));
+        let (base, pages) = around.expect("freed memory was allocated");
+        let before = usize::try_from((block.pa - base) / page_size).expect("a number of pages");
+        let behind = pages.checked_sub(before + block.pages).expect("freed memory was allocated");
+        self.blocks.remove(&base);
+        for (pa, pages) in [(base, before), (block.pa + size, behind)] {
+            if pages > 0 {
+                self.blocks.insert(pa, pages);
+            }
+        }
+        let held = self.rmm.granules.range(block.pa..block.pa + size).next();
+        assert!(held.is_none(), "freed memory the RMM holds: {held:?}");
+        let gone: Vec<u64> = self.contents.range(block.pa..block.pa + size).map(|(&pa, _)| pa).collect();
+        for pa in gone {
+            self.contents.remove(&pa);
+        }
+    }
+
+    fn content(&mut self, pa: u64) -> &mut GranuleBytes {
+        let base = pa & !(GRANULE_SIZE - 1);
+        assert!(!self.rmm.granules.contains_key(&base), "granule protection fault at {pa:#x}");
+        self.contents.entry(base).or_insert_with(|| Box::new([0; GRANULE_SIZE as usize]))
+    }
 }
 
 impl Host for FakeHost {
     type Lock<T: Send> = FakeLock<T>;
     type Event = FakeEvent;
+    type Irqchip = FakeIrqchip;
 
     fn page_shift(&self) -> u32 {
         self.page_shift
     }
 
-    fn alloc(&self, pages: usize) -> Option<PageBlock> {
+    fn alloc(&self, pages: usize, _purpose: Purpose) -> Option<PageBlock> {
+        rules::check_allocation("an allocation of pages");
+        rules::interrupt(&ON_ALLOC);
         assert!(pages.is_power_of_two());
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        if machine.fails(Step::Alloc(pages)) || machine.largest.is_some_and(|largest| pages > largest) {
+        let mut machine = self.machine();
+        let fails = machine.fails(Step::Alloc(pages)) || machine.fails_at_random();
+        if fails || machine.largest.is_some_and(|largest| pages > largest) {
             return None;
         }
         Some(machine.alloc(pages, self.page_size()))
     }
 
     fn free(&self, block: PageBlock) {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = (block.pages as u64) * self.page_size();
-        let around = machine.blocks.range(..=block.pa).next_back().map(|(&pa, &pages)| (pa, pages));
-        let (base, pages) = around.expect("freed memory was allocated");
-        let before = usize::try_from((block.pa - base) / self.page_size()).expect("a number of pages");
-        let behind = pages.checked_sub(before + block.pages).expect("freed memory was allocated");
-        machine.blocks.remove(&base);
-        for (pa, pages) in [(base, before), (block.pa + size, behind)] {
-            if pages > 0 {
-                machine.blocks.insert(pa, pages);
+        rules::check_process("a page is freed");
+        self.machine().take(&block, self.page_size());
+    }
+
+    fn free_refused(&self, block: PageBlock) {
+        rules::check_process("a page is freed");
+        let mut machine = self.machine();
+        machine.take(&block, self.page_size());
+        machine.refused.push(block);
+    }
+
+    fn unpin(&self, pinned: Pinned) {
+        rules::check_process("an unpin");
+        let mut machine = self.machine();
+        assert!(pinned.size.is_multiple_of(self.page_size()));
+        let mut free = Vec::new();
+        for pa in (pinned.pa..pinned.pa + pinned.size).step_by(GRANULE_SIZE as usize) {
+            let count = machine.pins.get_mut(&pa).expect("released memory is held");
+            *count -= 1;
+            if *count == 0 {
+                machine.pins.remove(&pa);
+                free.push(pa);
             }
         }
-        let held = machine.rmm.granules.range(block.pa..block.pa + size).next();
-        assert!(held.is_none(), "freed memory the RMM holds: {held:?}");
-        let gone: Vec<u64> = machine.contents.range(block.pa..block.pa + size).map(|(&pa, _)| pa).collect();
-        for pa in gone {
-            machine.contents.remove(&pa);
+        // An RMM that lies may do anything.
+        if machine.mangle.is_none() && !free.is_empty() {
+            let reached = machine.rmm.shared();
+            let in_reach = |pa: &u64| reached.iter().any(|range| range.contains(pa));
+            let (first, last) = (free[0], free[free.len() - 1]);
+            let near = reached.iter().any(|range| range.start <= last && first < range.end);
+            assert!(
+                !near || !free.iter().any(in_reach),
+                "a realm can reach released memory from {first:#x} on"
+            );
         }
+    }
+
+    fn with_granule<R>(&self, pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
+        assert!(pa.is_multiple_of(GRANULE_SIZE));
+        let mut bytes = *self.machine().content(pa);
+        let result = work(&mut bytes);
+        *self.machine().content(pa) = bytes;
+        result
     }
 
     fn read_phys(&self, pa: u64, out: &mut [u8]) {
-        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = pa & !(GRANULE_SIZE - 1);
-        assert!(!machine.rmm.granules.contains_key(&base), "granule protection fault at {pa:#x}");
-        let offset = usize::try_from(pa - base).unwrap();
-        match machine.contents.get(&base) {
-            Some(content) => out.copy_from_slice(&content[offset..offset + out.len()]),
-            None => out.fill(0),
-        }
+        let offset = usize::try_from(pa % GRANULE_SIZE).unwrap();
+        out.copy_from_slice(&self.machine().content(pa)[offset..offset + out.len()]);
     }
 
     fn write_phys(&self, pa: u64, bytes: &[u8]) {
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = pa & !(GRANULE_SIZE - 1);
-        assert!(!machine.rmm.granules.contains_key(&base), "granule protection fault at {pa:#x}");
-        let offset = usize::try_from(pa - base).unwrap();
-        let content = machine.contents.entry(base).or_insert_with(|| Box::new([0; GRANULE_SIZE as usize]));
-        content[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let offset = usize::try_from(pa % GRANULE_SIZE).unwrap();
+        self.machine().content(pa)[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
     fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
         let calls = self.calls_since_yield.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_calls_without_yield.fetch_max(calls, Ordering::Relaxed);
         let command = RmiCommand::from_regs(&regs);
-        let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machine = self.machine();
         machine.commands.push(command);
         if machine.fails(Step::Call(command)) {
-            return RmiReply::failed(ReturnCode::ERROR_INPUT).to_regs();
+            let code = machine.fault.as_ref().map_or(ReturnCode::ERROR_INPUT, |fault| fault.code);
+            return RmiReply::failed(code).to_regs();
         }
-        let Machine { rmm, contents, blocks, mangle, .. } = &mut *machine;
-        if let RmiCommand::GranuleDelegate { addr } = command {
-            let block = blocks.range(..=addr).next_back();
-            let owned = block.is_some_and(|(&base, &pages)| addr < base + (pages as u64) * self.page_size());
-            assert!(owned, "delegated memory at {addr:#x} that is not allocated");
+        match command {
+            RmiCommand::GranuleDelegate { addr } => {
+                let block = machine.blocks.range(..=addr).next_back();
+                let owned =
+                    block.is_some_and(|(&base, &pages)| addr < base + (pages as u64) * self.page_size());
+                assert!(owned, "delegated memory at {addr:#x} that is not allocated");
+            }
+            RmiCommand::RttMapUnprotected { level, desc, .. } => {
+                let pa = desc.0 & !0xfff;
+                let size = crate::realm::ipa::entry_size(level);
+                let held = machine.pins.range(pa..pa + size).count() as u64 * GRANULE_SIZE == size;
+                assert!(held, "shared memory at {pa:#x} that is not held");
+            }
+            _ => {}
         }
+        let Machine { rmm, contents, mangle, .. } = &mut *machine;
         let mut reply = rmm.handle(command, contents);
         if let (RmiCommand::GranuleUndelegate { addr }, true) = (command, reply.code.is_success()) {
             contents.insert(addr, Box::new([WIPED; GRANULE_SIZE as usize]));
@@ -360,19 +452,33 @@ impl Host for FakeHost {
     }
 
     fn yield_now(&self) {
-        assert!(HELD.get() <= OVER_IOCTLS.get(), "yielded with {} locks held", HELD.get());
+        rules::check_yield();
         self.calls_since_yield.store(0, Ordering::Relaxed);
         self.yields.fetch_add(1, Ordering::Relaxed);
     }
 
     fn kick(&self, _vcpu: u32) {}
 
-    fn install_file(&self, _file: File<Self>) -> Result<i32, Errno> {
-        Err(Errno::ENOMEM)
+    fn vcpu_load(&self, _entry: &crate::host::Entry) {
+        rules::load();
     }
 
-    fn file(&self, _fd: i32) -> Option<File<Self>> {
-        None
+    fn vcpu_put(&self, _entry: &crate::host::Entry) {
+        rules::put();
+    }
+
+    fn install_file(&self, file: File<Self>) -> Result<i32, Errno> {
+        let mut machine = self.machine();
+        machine.files.push(Some(file));
+        Ok(i32::try_from(machine.files.len() - 1).unwrap())
+    }
+
+    fn file(&self, fd: i32) -> Option<File<Self>> {
+        self.machine().files.get(usize::try_from(fd).ok()?)?.clone()
+    }
+
+    fn create_irqchip(&self) -> Result<Arc<FakeIrqchip>, Errno> {
+        Ok(Arc::try_new(FakeIrqchip::default())?)
     }
 
     fn warn(&self, _message: core::fmt::Arguments<'_>) {

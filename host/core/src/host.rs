@@ -4,7 +4,8 @@
 //!
 //! * **process context**: a thread of a VMM in an ioctl or in the release of a file. It may sleep, allocate and touch user
 //!   memory, but does the last two only while it holds no lock of the Host core but that of the vCPU it runs itself
-//!   ([`LockClass::Vcpu`]): whoever reclaims memory or serves a page fault may need any other.
+//!   ([`LockClass::Vcpu`]): whoever reclaims memory or serves a page fault may need any other. It also allocates with the lock
+//!   of a VM's layout ([`LockClass::Layout`]), which only ioctls that change slots and attributes need.
 //! * **atomic context**: between [`Host::vcpu_load`] and [`Host::vcpu_put`], and wherever an interrupt is raised or a vCPU
 //!   woken (a kernel does that with interrupts off). Nothing there sleeps, allocates, frees, or holds the last reference to
 //!   anything.
@@ -166,7 +167,8 @@ pub trait Host: Sized + Send + Sync + 'static {
         self.free(block);
     }
 
-    /// Releases memory that [`UserMemory::pin`] held, in the context of any process. Needs no memory.
+    /// Releases memory that [`UserMemory::pin`] held, all of it or some of its pages, in the context of any process. Needs no
+    /// memory.
     fn unpin(&self, pinned: Pinned);
 
     /// Lets `work` read and build what is in a granule that the Host core owns or has pinned, in place. Nobody else writes it

@@ -15,7 +15,8 @@
 //! | [`rmm`] | the RMM of the machine: its commands, who owns a granule, what was lost, VMIDs |
 //! | [`host`] | what all of it needs of its surroundings |
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(test), forbid(unsafe_code))]
+#![cfg_attr(test, deny(unsafe_code))]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,

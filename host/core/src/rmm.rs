@@ -278,7 +278,7 @@ mod tests {
     fn start(prepare: impl FnOnce(&mut crate::fake::MiniRmm)) -> Rmm<FakeHost> {
         let host = FakeHost::new(12);
         host.with_rmm(prepare);
-        Rmm::start(host)
+        Rmm::start(host).unwrap()
     }
 
     #[test]

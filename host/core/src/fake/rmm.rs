@@ -5,10 +5,11 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{
-    FeatureRegister0, RTT_ENTRIES, RTT_PAGE_LEVEL, RealmParams, ReturnCode, Ripas, RmiCommand, RmiReply,
-    RttEntryState, UnprotectedDesc, Version,
+    FeatureRegister0, RTT_ENTRIES, RTT_PAGE_LEVEL, RealmParams, RecParams, ReturnCode, Ripas, RmiCommand,
+    RmiReply, RttEntryState, UnprotectedDesc, Version,
 };
 use zerocopy::FromBytes;
 
@@ -20,6 +21,8 @@ pub(crate) enum Granule {
     Rd,
     Rtt,
     Data,
+    Rec,
+    RecAux,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,10 @@ pub(crate) struct MiniRmm {
     pub(crate) realms: BTreeMap<u64, MiniRealm>,
     pub(crate) data: BTreeMap<u64, u8>,
     pub(crate) aux_count: u64,
+    /// Auxiliary granules by REC.
+    recs: BTreeMap<u64, Vec<u64>>,
+    /// Memory that cannot be delegated, nor read by the RMM.
+    pub(crate) refused: Vec<Range<u64>>,
 }
 
 impl Default for MiniRmm {
@@ -77,6 +84,8 @@ impl Default for MiniRmm {
             realms: BTreeMap::new(),
             data: BTreeMap::new(),
             aux_count: 2,
+            recs: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 }
@@ -160,6 +169,32 @@ impl MiniRmm {
         }
     }
 
+    /// Whether the RMM finds that memory is not what it takes for such (RMM 1.0, PaIsDelegable).
+    pub(crate) fn is_refused(&self, pa: u64) -> bool {
+        self.refused.iter().any(|range| range.contains(&pa))
+    }
+
+    /// The Non-secure memory that realms can reach.
+    pub(crate) fn shared(&self) -> Vec<Range<u64>> {
+        let reached = |level: i64, entry: &Entry| match entry {
+            Entry::AssignedNs(desc) => {
+                let base = desc.0 & !0xfff;
+                Some(base..base + entry_size(level))
+            }
+            _ => None,
+        };
+        let shared_tables = |realm: &MiniRealm, table: &[Entry], level: i64, base: u64| -> Vec<Range<u64>> {
+            let half = realm.space.protected_end();
+            let first = usize::try_from(half.saturating_sub(base) / entry_size(level)).unwrap();
+            table.iter().skip(first).filter_map(|entry| reached(level, entry)).collect()
+        };
+        let of_realm = |realm: &MiniRealm| -> Vec<Range<u64>> {
+            let tables = realm.tables.iter();
+            tables.flat_map(|(&(level, base), table)| shared_tables(realm, table, level, base)).collect()
+        };
+        self.realms.values().flat_map(of_realm).collect()
+    }
+
     fn is(&self, pa: u64, state: Granule) -> Result<(), (ReturnCode, [u64; 4])> {
         check(self.granules.get(&pa) == Some(&state))
     }
@@ -177,7 +212,7 @@ impl MiniRmm {
             }
             RmiCommand::Features { index } => Ok([if index == 0 { self.features.0 } else { 0 }, 0, 0, 0]),
             RmiCommand::GranuleDelegate { addr } => {
-                check(!self.granules.contains_key(&addr))?;
+                check(!self.granules.contains_key(&addr) && !self.is_refused(addr))?;
                 self.granules.insert(addr, Granule::Delegated);
                 Ok([0; 4])
             }
@@ -200,11 +235,19 @@ impl MiniRmm {
                 self.realm(rd)?;
                 Ok([self.aux_count, 0, 0, 0])
             }
+            RmiCommand::RecCreate { rd, rec, params_ptr } => self.rec_create(rd, rec, params_ptr, contents),
+            RmiCommand::RecDestroy { rec } => {
+                self.is(rec, Granule::Rec)?;
+                for pa in self.recs.remove(&rec).unwrap_or_default().into_iter().chain([rec]) {
+                    self.granules.insert(pa, Granule::Delegated);
+                }
+                Ok([0; 4])
+            }
             RmiCommand::RttCreate { rd, rtt, ipa, level } => self.rtt_create(rd, rtt, ipa, level),
             RmiCommand::RttDestroy { rd, ipa, level } => self.rtt_remove(rd, ipa, level, false),
             RmiCommand::RttFold { rd, ipa, level } => self.rtt_remove(rd, ipa, level, true),
             RmiCommand::DataCreate { rd, data, ipa, src, .. } => {
-                check(!self.granules.contains_key(&src))?;
+                check(!self.granules.contains_key(&src) && !self.is_refused(src))?;
                 if self.realm(rd)?.active {
                     return refuse(ReturnCode::ERROR_REALM);
                 }
@@ -315,6 +358,27 @@ impl MiniRmm {
         for pa in (0..count).map(|n| base + n * GRANULE_SIZE).chain([rd]) {
             self.granules.insert(pa, Granule::Delegated);
         }
+        Ok([0; 4])
+    }
+
+    fn rec_create(&mut self, rd: u64, rec: u64, params_ptr: u64, contents: &Contents) -> Answer {
+        self.is(rec, Granule::Delegated)?;
+        check(!self.granules.contains_key(&params_ptr) && !self.is_refused(params_ptr))?;
+        if self.realm(rd)?.active {
+            return refuse(ReturnCode::ERROR_REALM);
+        }
+        let page: &[u8] = contents.get(&params_ptr).map_or(&[][..], |content| &content[..]);
+        let Ok(params) = RecParams::read_from_bytes(page) else { return refuse(ReturnCode::ERROR_INPUT) };
+        check(params.num_aux == self.aux_count)?;
+        let aux: Vec<u64> = params.aux.into_iter().take(usize::try_from(params.num_aux).unwrap()).collect();
+        for &pa in &aux {
+            self.is(pa, Granule::Delegated)?;
+        }
+        for &pa in &aux {
+            self.granules.insert(pa, Granule::RecAux);
+        }
+        self.granules.insert(rec, Granule::Rec);
+        self.recs.insert(rec, aux);
         Ok([0; 4])
     }
 

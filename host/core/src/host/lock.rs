@@ -26,6 +26,8 @@ pub enum LockClass {
     Slots,
     /// A realm's state.
     Realm,
+    /// The granule a realm keeps for a table without which memory could not be taken away from it.
+    Reserve,
     /// What other threads ask of a vCPU: whether it is on, its vector lengths.
     VcpuPublic,
     /// The VMs of the machine.
@@ -40,7 +42,7 @@ pub enum LockClass {
 
 impl LockClass {
     /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Vcpu,
         Self::Layout,
         Self::Config,
@@ -50,6 +52,7 @@ impl LockClass {
         Self::UpperTables,
         Self::Slots,
         Self::Realm,
+        Self::Reserve,
         Self::VcpuPublic,
         Self::Vms,
         Self::Granules,
@@ -70,6 +73,7 @@ impl LockClass {
             Self::UpperTables => "realm_upper_tables",
             Self::Slots => "realm_slots",
             Self::Realm => "realm_state",
+            Self::Reserve => "realm_reserve",
             Self::VcpuPublic => "realm_vcpu_public",
             Self::Vms => "realm_vms",
             Self::Granules => "realm_granules",
@@ -78,7 +82,7 @@ impl LockClass {
         }
     }
 
-    /// Whether a thread that holds such a lock may allocate, touch user memory and sleep.
+    /// Whether a thread that holds such a lock may touch user memory and wait for other threads.
     #[must_use]
     pub const fn allows_sleep(self) -> bool {
         matches!(self, Self::Vcpu)

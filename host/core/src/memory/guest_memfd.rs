@@ -75,11 +75,16 @@ impl<H: Host> PrivateRange<'_, H> {
         self.memfd.ensure(self.offset_of(ipa, GRANULE_SIZE)?)
     }
 
-    /// The RMM refused the granule at `ipa`: its memory goes back to the Host. With no lock held.
-    pub(crate) fn refused(&self, ipa: u64) {
-        if let Ok(offset) = self.offset_of(ipa, GRANULE_SIZE) {
-            self.memfd.refused(offset);
-        }
+    /// Whether the granule at `ipa` has memory.
+    pub(crate) fn has_memory(&self, ipa: u64) -> bool {
+        let cell = self.with_chunk(ipa, GRANULE_SIZE, |chunk, index| Ok::<_, RealmError>(chunk.cell(index)));
+        cell.is_ok_and(|cell| cell != Cell::Absent)
+    }
+
+    /// The RMM refused the granule with physical address `pa`: if it is the one at `ipa` its memory goes back to the Host;
+    /// whether it was. With no lock held.
+    pub(crate) fn refused(&self, ipa: u64, pa: u64) -> bool {
+        self.offset_of(ipa, GRANULE_SIZE).is_ok_and(|offset| self.memfd.refused(offset, pa))
     }
 
     /// Gives `work` the chunk of the file behind `[ipa, ipa + size)`, and the index of the first granule in it; its share of
@@ -195,15 +200,15 @@ impl<H: Host> GuestMemfd<H> {
         result
     }
 
-    fn refused(&self, offset: u64) {
+    fn refused(&self, offset: u64, pa: u64) -> bool {
         let key = offset / BLOCK_SIZE;
         let page = {
             let mut chunks = self.chunks.of(key).lock();
-            chunks.get_mut(key).and_then(|chunk| chunk.take_refused(index_in_chunk(offset)))
+            chunks.get_mut(key).and_then(|chunk| chunk.take_refused(index_in_chunk(offset), pa))
         };
-        if let Some(page) = page {
-            self.rmm.host().free_refused(page);
-        }
+        let Some(page) = page else { return false };
+        self.rmm.host().free_refused(page);
+        true
     }
 
     /// Frees the memory of `[offset, offset + size)` that no realm holds, as far as whole blocks of it are free.

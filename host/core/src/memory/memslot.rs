@@ -243,7 +243,10 @@ mod tests {
     fn slots(regions: &[(u32, u64, u64)]) -> Memslots<()> {
         let mut slots = Memslots::default();
         for &(id, base, size) in regions {
-            slots.insert(Memslot { id, base, size, user_addr: 0x10_0000, private: None }).unwrap();
+            let leaving = AtomicBool::new(false);
+            let slot = Memslot { id, base, size, user_addr: 0x10_0000, private: None, leaving };
+            slots.0.try_reserve(1).unwrap();
+            slots.insert(Arc::try_new(slot).unwrap()).unwrap();
         }
         slots
     }

@@ -46,6 +46,8 @@ impl<H: Host> Realm<H> {
         self.rmm.rmi().realm_destroy(live.rd.pa())?;
         if let State::Dying(live) = core::mem::replace(&mut *state, State::Dead) {
             drop(state);
+            // What could not be unmapped before: no table is left.
+            tables.release_all();
             self.release(live);
         }
         Ok(())

@@ -78,7 +78,7 @@ impl<H: Host> Tables<H> {
             space,
             blocks: Shares::new(LockClass::Blocks, Sparse::new)?,
             upper: H::Lock::new(LockClass::UpperTables, Sparse::new())?,
-            reserve: H::Lock::new(LockClass::UpperTables, None)?,
+            reserve: H::Lock::new(LockClass::Reserve, None)?,
             pinned: AtomicU64::new(0),
             pin_limit,
         })

@@ -151,7 +151,7 @@ mod tests {
             assert!(!rmm.give_back(lost) && rmm.give_back(other));
             FakeHost::assert_all_came_back_or_is_named(&rmm);
             assert_eq!((rmm.host().pages(), rmm.host().warnings()), (1, 1));
-            let losses = rmm.ledger().losses();
+            let losses = FakeHost::losses(&rmm);
             let text = std::format!(
                 "granule {pa:#x}: RMI_GRANULE_UNDELEGATE of granule {pa:#x} failed: RMI_ERROR_INPUT"
             );
@@ -162,9 +162,31 @@ mod tests {
     #[test]
     fn a_granule_the_rmm_does_not_take_is_still_ours() {
         let rmm = FakeHost::started(12);
-        rmm.host().inject(is_delegate, 0, 1);
+        rmm.host().inject(is_delegate, 0, u64::MAX);
         assert!(matches!(rmm.take_delegated(), Err(RealmError::Rmi(_))));
         assert_eq!((rmm.ledger().snapshot().delegated, rmm.host().pages()), (0, 0));
+    }
+
+    #[test]
+    fn memory_the_rmm_refuses_goes_back_as_such_and_other_memory_is_taken() {
+        for (shift, refused_pages) in [(12, 3), (14, 3), (16, 3)] {
+            let rmm = FakeHost::started(shift);
+            let host = rmm.host();
+            host.refuse_next(3 * host.page_size());
+            let granule = rmm.take_delegated().unwrap();
+            assert_eq!((host.refused_pages(), host.pages()), (refused_pages, 1), "pages of {shift} bits");
+            assert!(rmm.give_back(granule));
+            host.refuse_next(0x1_0000);
+            let run = rmm.take_delegated_run(16).unwrap();
+            assert_eq!(rmm.give_back_all(run), 0);
+            assert!(host.refused_pages() > refused_pages);
+            // All memory is refused.
+            host.refuse_next(1 << 40);
+            let before = rmm.ledger().snapshot().delegated;
+            assert!(matches!(rmm.take_delegated(), Err(RealmError::Rmi(_))));
+            assert!(matches!(rmm.take_delegated_run(16), Err(RealmError::Rmi(_))));
+            assert_eq!((rmm.ledger().snapshot().delegated, host.pages()), (before, 0));
+        }
     }
 
     #[test]
@@ -174,7 +196,7 @@ mod tests {
         for shift in [12, 14, 16] {
             for refused in (0..16).step_by(STEP) {
                 let rmm = FakeHost::started(shift);
-                rmm.host().inject(is_delegate, refused, 1);
+                rmm.host().inject(is_delegate, refused, u64::MAX);
                 assert!(rmm.take_delegated_run(16).is_err());
                 assert_eq!(rmm.ledger().snapshot().delegated, refused);
                 FakeHost::assert_all_came_back_or_is_named(&rmm);

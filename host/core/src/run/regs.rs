@@ -265,9 +265,9 @@ mod tests {
 
     #[test]
     fn the_list_holds_what_can_be_set() {
-        let list = settable(false, true);
-        assert_eq!(list.len(), 34);
-        assert!(list.contains(&RegId::SVE_VLS) && !list.contains(&RegId::PMCR_EL0));
-        assert_eq!(settable(true, false).last(), Some(&RegId::PMCR_EL0));
+        assert_eq!(settable(false, true).count(), 34);
+        let has = |register| settable(false, true).any(|other| other == register);
+        assert!(has(RegId::SVE_VLS) && !has(RegId::PMCR_EL0));
+        assert_eq!(settable(true, false).last(), Some(RegId::PMCR_EL0));
     }
 }

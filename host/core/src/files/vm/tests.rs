@@ -1,18 +1,18 @@
 //! What the threads of a VMM can do to each other.
 
 use super::Vm;
-use crate::fake::{FakeHost, ON_UNLOCK, OVER_IOCTLS};
-use crate::host::PinnedPage;
+use crate::fake::{ALWAYS, FakeHost, NEVER, ON_UNLOCK, Process};
+use crate::files::device::Limits;
+use crate::host::Owner;
 use crate::memory::guest_memfd::GuestMemfd;
 use crate::memory::memslot::Memslot;
-use crate::realm::CpuParams;
 use crate::realm::ipa::BLOCK_SIZE;
-use crate::{Device, Errno, Host, Lock, UserMemory};
+use crate::realm::{CpuParams, Fault};
+use crate::{Device, Errno, Lock};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
-use core::cell::Cell;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::kvm::{RmePopulate, UserMemoryRegion2};
+use realm_alloc::Arc;
 
 const RAM: u64 = 0x4000_0000;
 const SIZE: u64 = 2 * BLOCK_SIZE;
@@ -21,28 +21,29 @@ const PAGE: u64 = 4096;
 /// A created realm with a slot for RAM, which alone keeps the private memory.
 fn vm() -> (Arc<Device<FakeHost>>, Arc<Vm<FakeHost>>) {
     let (device, vm) = vm_of_bits(33);
-    vm.realm.init_ripas(RAM, SIZE).unwrap();
+    vm.realm.init_ripas(RAM, SIZE, &NEVER).unwrap();
     add_slot(&vm, SIZE);
     (device, vm)
 }
 
 fn vm_of_bits(ipa_bits: u8) -> (Arc<Device<FakeHost>>, Arc<Vm<FakeHost>>) {
-    // `config` and `layout`.
-    OVER_IOCTLS.set(2);
-    let device = Device::new(FakeHost::new(12));
-    let vm = Vm::new(&device, ipa_bits).unwrap();
+    let device = Device::new(FakeHost::new(12), Limits::default()).unwrap();
+    let vm = Vm::new(&device, 1, Owner { user: 1000, privileged: false }, ipa_bits).unwrap();
     vm.realm.create(&CpuParams { sve_vl: None, num_bps: 1, num_wps: 1, pmu_num_ctrs: None }).unwrap();
     (device, vm)
 }
 
 fn add_slot(vm: &Vm<FakeHost>, size: u64) {
-    let memfd = Arc::new(GuestMemfd::new(vm.device().rmm().clone(), size).unwrap());
-    let slot = Memslot { id: 0, base: RAM, size, user_addr: 0x10_0000, private: Some((memfd, 0)) };
-    vm.memory.lock().slots.insert(slot).unwrap();
+    let memfd = Arc::try_new(GuestMemfd::new(vm.device().rmm().clone(), size).unwrap()).unwrap();
+    let leaving = AtomicBool::new(false);
+    let slot = Memslot { id: 0, base: RAM, size, user_addr: 0x10_0000, private: Some((memfd, 0)), leaving };
+    let slot = Arc::try_new(slot).unwrap();
+    crate::room::make(&vm.memory, |memory| &mut memory.slots.0, 1).unwrap();
+    assert!(vm.memory.lock().slots.insert(slot).is_ok());
 }
 
-fn delete_slot(vm: &Vm<FakeHost>) -> Result<i64, Errno> {
-    vm.set_region(&UserMemoryRegion2::default())
+fn delete_slot(vm: &Vm<FakeHost>, process: &Process) -> Result<i64, Errno> {
+    vm.set_region(process, &UserMemoryRegion2::default())
 }
 
 fn assert_ends_well(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
@@ -51,121 +52,93 @@ fn assert_ends_well(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
     FakeHost::assert_all_came_back_or_is_named(device.rmm());
 }
 
-/// A process that does something else whenever one of its pages is pinned.
-struct Process<F: Fn()> {
-    page: PinnedPage,
-    meanwhile: F,
-}
-
-impl<F: Fn()> UserMemory for Process<F> {
-    fn read(&self, _addr: u64, _out: &mut [u8]) -> Result<(), Errno> {
-        Err(Errno::EFAULT)
-    }
-    fn write(&self, _addr: u64, _bytes: &[u8]) -> Result<(), Errno> {
-        Err(Errno::EFAULT)
-    }
-    fn pin(&self, _addr: u64, _write: bool) -> Result<PinnedPage, Errno> {
-        (self.meanwhile)();
-        Ok(PinnedPage { ..self.page })
-    }
-    fn unpin(&self, _page: PinnedPage) {}
-    fn interrupted(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn a_fault_finds_no_slot_whose_memory_was_just_taken_away() {
     let (device, vm) = vm();
-    let (other, faults) = (vm.clone(), Arc::new(AtomicU64::new(0)));
-    let count = faults.clone();
-    // A fault of a vCPU, as it is served: a look at the slots and the mapping under one lock.
+    let process = Process::new(device.rmm(), 1);
+    let (other, faults, refused) =
+        (vm.clone(), std::sync::Arc::new(AtomicU64::new(0)), std::sync::Arc::new(AtomicU64::new(0)));
+    let (count, count_refused) = (faults.clone(), refused.clone());
+    // A fault of a vCPU, as it is served: a look at the slots, and another one with the block locked.
     let fault = move || {
-        let memory = other.memory.lock();
-        let slot = memory.slots.find(RAM).filter(|_| memory.removals == 0).cloned();
-        if let Some(range) = slot.as_ref().and_then(|slot| slot.private_range(&slot.range())) {
-            other.realm.fault_private(&range, RAM).unwrap();
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        let slot = other.memory.lock().slots.find(RAM).cloned();
+        let Some(slot) = slot else { return };
+        let range = slot.private_range(&slot.range()).unwrap();
+        let valid = || other.has_slot(&slot, &(RAM..RAM + PAGE));
+        let counter = match other.realm.fault_private(&range, RAM, &valid, &ALWAYS).unwrap() {
+            Fault::Changed => &count_refused,
+            _ => &count,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     };
     fault();
     ON_UNLOCK.set(Some(Box::new(fault)));
-    let deleted = delete_slot(&vm);
+    let deleted = delete_slot(&vm, &process);
     ON_UNLOCK.set(None);
     assert_eq!(deleted, Ok(0));
     assert!(faults.load(Ordering::Relaxed) > 1, "faults came before the removal");
+    assert!(refused.load(Ordering::Relaxed) > 1, "and while it was under way");
     assert_ends_well(&device, &vm);
 }
 
 #[test]
 fn a_slot_that_goes_while_it_is_populated_takes_everything_with_it() {
     let (device, vm) = vm();
-    let source = device.host().source_page(7);
-    let pins = Cell::new(0);
-    let process = Process {
-        page: PinnedPage { pa: source.pa, writable: true, block: 0x1000 },
-        meanwhile: || {
-            pins.set(pins.get() + 1);
-            if pins.get() == 3 {
-                delete_slot(&vm).unwrap();
-            }
-        },
-    };
+    let process = Process::new(device.rmm(), 1);
+    let (other, other_process) = (vm.clone(), Process::new(device.rmm(), 1));
+    *process.on_pin.borrow_mut() = Some(Box::new(move |before| {
+        if before == 2 {
+            delete_slot(&other, &other_process).unwrap();
+        }
+    }));
     let request = RmePopulate { base: RAM, size: 8 * PAGE, flags: 0, reserved: [0; 3] };
     assert_eq!(vm.populate(&process, &request), Err(Errno::EFAULT));
-    assert_eq!(pins.get(), 3);
-    device.host().free(source);
+    assert_eq!(process.pins(), 3);
     assert_ends_well(&device, &vm);
 }
 
 #[test]
 fn a_slot_that_is_replaced_while_it_is_populated_gets_the_rest() {
     let (device, vm) = vm();
-    let source = device.host().source_page(7);
-    let pins = Cell::new(0);
-    let process = Process {
-        page: PinnedPage { pa: source.pa, writable: true, block: 0x1000 },
-        meanwhile: || {
-            pins.set(pins.get() + 1);
-            if pins.get() == 3 {
-                delete_slot(&vm).unwrap();
-                add_slot(&vm, SIZE);
-            }
-        },
-    };
+    let process = Process::new(device.rmm(), 1);
+    let (other, other_process) = (vm.clone(), Process::new(device.rmm(), 1));
+    *process.on_pin.borrow_mut() = Some(Box::new(move |before| {
+        if before == 2 {
+            delete_slot(&other, &other_process).unwrap();
+            add_slot(&other, SIZE);
+        }
+    }));
     let request = RmePopulate { base: RAM, size: 8 * PAGE, flags: 0, reserved: [0; 3] };
     assert_eq!(vm.populate(&process, &request), Ok(0));
-    assert_eq!(pins.get(), 9, "one page is looked up again");
-    device.host().free(source);
-    assert_eq!(delete_slot(&vm), Ok(0));
+    assert_eq!(process.pins(), 9, "one page is looked up again");
+    assert_eq!(delete_slot(&vm, &process), Ok(0));
     assert_ends_well(&device, &vm);
 }
 
 #[test]
 fn what_was_never_used_of_a_huge_slot_takes_no_time() {
     let (device, vm) = vm_of_bits(48);
+    let process = Process::new(device.rmm(), 1);
     let size = 1 << 42;
     add_slot(&vm, size);
     let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
     for ipa in [RAM, RAM + size / 2 + PAGE, RAM + size - PAGE] {
-        vm.realm.fault_private(&slot.private_range(&slot.range()).unwrap(), ipa).unwrap();
+        let range = slot.private_range(&slot.range()).unwrap();
+        vm.realm.fault_private(&range, ipa, &ALWAYS, &ALWAYS).unwrap();
     }
     drop(slot);
-    let looks = Arc::new(AtomicU64::new(0));
+    let looks = std::sync::Arc::new(AtomicU64::new(0));
     let count = looks.clone();
     ON_UNLOCK.set(Some(Box::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
     })));
-    let process = Process {
-        page: PinnedPage { pa: 0, writable: true, block: 0x1000 },
-        meanwhile: || panic!("it is not populated"),
-    };
     let request = RmePopulate { base: RAM, size: size + PAGE, flags: 0, reserved: [0; 3] };
     assert_eq!(vm.populate(&process, &request), Err(Errno::EFAULT));
     ON_UNLOCK.set(None);
     assert!(looks.load(Ordering::Relaxed) < 20, "{looks:?} looks");
+    assert_eq!(process.pins(), 0, "it is not populated");
     let before = device.host().yields();
-    delete_slot(&vm).unwrap();
+    delete_slot(&vm, &process).unwrap();
     assert!(device.host().yields() - before < 20, "{} pauses", device.host().yields() - before);
     assert_ends_well(&device, &vm);
 }

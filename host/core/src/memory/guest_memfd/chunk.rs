@@ -286,8 +286,10 @@ impl Chunk {
         Some(PageBlock { pa, pages: 1 })
     }
 
-    /// The RMM refused the granule at `index`: takes out its page, or the whole block if none of it is in use.
-    pub(crate) fn take_refused(&mut self, index: usize) -> Option<PageBlock> {
+    /// The RMM refused the granule with address `refused`: if it is the one at `index`, takes out its page, or the whole block
+    /// if none of it is in use.
+    pub(crate) fn take_refused(&mut self, index: usize, refused: u64) -> Option<PageBlock> {
+        self.pa(index).filter(|pa| *pa == refused)?;
         if let Memory::Block { pa } = self.memory
             && self.is_block()
             && !self.realm.any()

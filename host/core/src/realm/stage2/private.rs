@@ -15,7 +15,7 @@ use realm_abi::rmi::{DataFlags, RTT_PAGE_LEVEL, ReturnCode, Ripas, RmiCommand, S
 /// Bytes of a piece of work.
 const PIECE_SIZE: u64 = PIECE as u64 * GRANULE_SIZE;
 
-/// How often another page is tried for an address after the RMM refused one.
+/// How often another page is tried for an address after the RMM refused one, or somebody freed it.
 const MAX_REFUSALS: usize = 8;
 
 /// A granule of a chunk and the address it is or shall be at.
@@ -94,25 +94,29 @@ impl<H: Host> Stage2<'_, H> {
         }
     }
 
-    /// Does `work`, and again with other memory as long as the RMM refuses to take what is behind `ipa`.
+    /// Does `work`, and again with other memory as long as the RMM refuses to take what is behind `ipa`, or somebody frees it
+    /// meanwhile.
     fn with_memory<R>(
         &self,
         range: &PrivateRange<'_, H>,
         ipa: u64,
         mut work: impl FnMut(&mut Spare) -> Result<R, Stop>,
     ) -> Result<R, RealmError> {
-        let mut refusals = 0;
+        let mut tries = 0;
         loop {
             range.ensure(ipa)?;
             let result = self.with_spare(&mut Supply::Host, &mut work);
-            if let Err(RealmError::Rmi(RmiError { command: RmiCommand::GranuleDelegate { .. }, .. })) = result
-                && refusals < MAX_REFUSALS
-            {
-                refusals = refusals.saturating_add(1);
-                range.refused(ipa);
-                continue;
+            match result {
+                // It may also be a table's granule that was refused.
+                Err(RealmError::Rmi(RmiError { command: RmiCommand::GranuleDelegate { addr }, .. }))
+                    if range.refused(ipa, addr) => {}
+                Err(RealmError::NoMemory) if !range.has_memory(ipa) => {}
+                result => return result,
             }
-            return result;
+            if tries >= MAX_REFUSALS {
+                return result;
+            }
+            tries = tries.saturating_add(1);
         }
     }
 

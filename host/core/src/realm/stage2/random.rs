@@ -2,14 +2,17 @@
 //! many threads.
 
 use crate::Host;
-use crate::fake::{Entry, FakeHost, Step};
+use crate::error::RealmError;
+use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, PIN_LIMIT, Step};
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
-use crate::realm::{CpuParams, Fault, Realm, SharedPage};
+use crate::realm::{CpuParams, Fault, Realm, SharedFault, Supply};
 use crate::rmm::Rmm;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Arc;
+use core::ops::Range;
 use proptest::prelude::*;
 use realm_abi::GRANULE_SIZE;
+use realm_abi::rmi::UnprotectedDesc;
+use realm_alloc::Arc;
 
 const RAM: u64 = 0x4000_0000;
 const ALIAS: u64 = 1 << 32;
@@ -25,9 +28,9 @@ enum Action {
     Fault { page: u64, around: bool },
     /// Private memory taken away.
     Unmap { page: u64, count: u64 },
-    /// A granule shared, from one of two places.
-    Share { page: u64, other: bool, writable: bool },
-    /// A page shared with the block around it.
+    /// A host page shared, from one of two places.
+    Share { page: u64, other: bool },
+    /// The block around a page shared.
     ShareBlock { page: u64 },
     /// Shared memory taken away.
     Unshare { page: u64, count: u64 },
@@ -41,12 +44,19 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => (page.clone(), any::<bool>()).prop_map(|(page, around)| Action::Fault { page, around }),
         3 => (page.clone(), count.clone()).prop_map(|(page, count)| Action::Unmap { page, count }),
-        3 => (page.clone(), any::<bool>(), any::<bool>())
-            .prop_map(|(page, other, writable)| Action::Share { page, other, writable }),
+        3 => (page.clone(), any::<bool>()).prop_map(|(page, other)| Action::Share { page, other }),
         1 => page.clone().prop_map(|page| Action::ShareBlock { page }),
         2 => (page.clone(), count.clone()).prop_map(|(page, count)| Action::Unshare { page, count }),
         1 => (page, count).prop_map(|(page, count)| Action::Punch { page, count }),
     ]
+}
+
+/// What came of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Fault(Fault),
+    Shared(SharedFault),
 }
 
 struct Vm {
@@ -58,9 +68,9 @@ struct Vm {
 impl Vm {
     fn active(page_shift: u32) -> Self {
         let rmm = FakeHost::started(page_shift);
-        let realm = Realm::new(rmm.clone(), 33).unwrap();
+        let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
         realm.create(&CpuParams { sve_vl: None, num_bps: 1, num_wps: 1, pmu_num_ctrs: None }).unwrap();
-        realm.init_ripas(RAM, PAGES * GRANULE_SIZE).unwrap();
+        realm.init_ripas(RAM, PAGES * GRANULE_SIZE, &NEVER).unwrap();
         realm.activate().unwrap();
         Self { realm, memfd: GuestMemfd::new(rmm.clone(), PAGES * GRANULE_SIZE).unwrap(), rmm }
     }
@@ -70,54 +80,67 @@ impl Vm {
         PrivateRange { memfd: &self.memfd, offset: page * GRANULE_SIZE, ipa: RAM + page * GRANULE_SIZE, size }
     }
 
-    /// Does it; whether it succeeded.
-    fn act(&self, action: Action) -> Option<Option<Fault>> {
+    /// Granules in a host page.
+    fn per_page(&self) -> u64 {
+        self.rmm.host().page_size() / GRANULE_SIZE
+    }
+
+    /// The host pages around some granules.
+    fn whole_pages(&self, page: u64, count: u64) -> Range<u64> {
+        let (mask, end) = (self.per_page() - 1, (page + count).min(PAGES));
+        page & !mask..(end + mask) & !mask
+    }
+
+    /// Whether the memory around a granule is one block.
+    fn is_block(&self, page: u64) -> bool {
+        let first = page - page % BLOCK;
+        self.pages(first, BLOCK).with_existing_chunk(|chunk, _| chunk.is_block()) == Some(true)
+    }
+
+    /// Does it.
+    fn act(&self, action: Action) -> Result<Outcome, RealmError> {
         let at = |page: u64| RAM + page * GRANULE_SIZE;
         // Each ioctl is a piece of work of its own.
         self.rmm.host().yield_now();
-        let outcome = match action {
+        match action {
             Action::Fault { page, around } => {
                 let range = if around { self.pages(0, PAGES) } else { self.pages(page, 1) };
-                return self.realm.fault_private(&range, at(page)).ok().map(Some);
+                self.realm.fault_private(&range, at(page), &ALWAYS, &ALWAYS).map(Outcome::Fault)
             }
-            Action::Unmap { page, count } => self.realm.unmap_private(&self.pages(page, count)),
-            Action::Share { page, other, writable } => {
-                let (ipa, pa) = (at(page), shared_pa(page, other));
-                self.realm.map_shared(&SharedPage {
-                    ipa,
-                    pa,
-                    size: GRANULE_SIZE,
-                    with_block: false,
-                    writable,
-                })
+            Action::Unmap { page, count } => self
+                .realm
+                .unmap_private(&self.pages(page, count), &mut Supply::HostOrReserve, &NEVER)
+                .map(|()| Outcome::Done),
+            Action::Share { page, other } => {
+                let page = page & !(self.per_page() - 1);
+                let pinned = self.rmm.host().hold(shared_pa(page, other), self.rmm.host().page_size());
+                self.realm.map_shared(at(page), pinned, &ALWAYS).map(Outcome::Shared)
             }
             Action::ShareBlock { page } => {
-                let (ipa, pa) = (at(page), shared_pa(page, false));
-                self.realm.map_shared(&SharedPage {
-                    ipa,
-                    pa,
-                    size: GRANULE_SIZE,
-                    with_block: true,
-                    writable: true,
-                })
+                let (first, page) = (page - page % BLOCK, page & !(self.per_page() - 1));
+                let pinned = self.rmm.host().hold(shared_pa(first, false), BLOCK * GRANULE_SIZE);
+                self.realm.map_shared(at(page), pinned, &ALWAYS).map(Outcome::Shared)
             }
             Action::Unshare { page, count } => {
-                self.realm.unmap_shared(at(page), count.min(PAGES - page) * GRANULE_SIZE)
+                let pages = self.whole_pages(page, count);
+                let size = (pages.end - pages.start) * GRANULE_SIZE;
+                self.realm
+                    .unmap_shared(at(pages.start), size, &mut Supply::HostOrReserve, &NEVER)
+                    .map(|()| Outcome::Done)
             }
             Action::Punch { page, count } => {
                 self.memfd.punch_hole(page * GRANULE_SIZE, count * GRANULE_SIZE);
-                Ok(())
+                Ok(Outcome::Done)
             }
-        };
-        outcome.ok().map(|()| None)
+        }
     }
 
     fn end(self) {
         let mut ended = Err(());
         // One failure at most is left to come.
         for _ in 0..2 {
-            let shared = self.realm.unmap_shared(0, u64::MAX);
-            let private = self.realm.unmap_private(&self.pages(0, PAGES));
+            let shared = self.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER);
+            let private = self.realm.unmap_private(&self.pages(0, PAGES), &mut Supply::HostOrReserve, &NEVER);
             ended = shared.and(private).and_then(|()| self.realm.destroy()).map_err(|_| ());
             if ended.is_ok() {
                 break;
@@ -151,9 +174,9 @@ fn shared_pa(page: u64, other: bool) -> u64 {
     SHARED + (page + if other { PAGES } else { 0 }) * GRANULE_SIZE
 }
 
-/// MemAttr and S2AP of a shared mapping (RMM 1.0, unprotected RTT entries).
-const fn attributes(writable: bool) -> u64 {
-    if writable { 0b1101_1000 } else { 0b0101_1000 }
+/// The descriptor of a shared granule.
+fn shared_desc(page: u64, other: bool) -> u64 {
+    UnprotectedDesc::normal_rw(shared_pa(page, other)).0
 }
 
 /// What should be mapped.
@@ -166,39 +189,50 @@ struct Model {
 }
 
 impl Model {
-    fn act(&mut self, action: Action) -> Option<Fault> {
-        let end = |page: u64, count: u64| (page + count).min(PAGES);
+    /// What comes of an action in `vm`, whose memory decides what is mapped around a fault.
+    fn act(&mut self, vm: &Vm, action: Action) -> Outcome {
         match action {
             Action::Fault { page, around } => {
-                let first = page - page % BLOCK;
-                let untouched = self.private.range(first..first + BLOCK).next().is_none();
-                let (from, count) = if around && untouched { (first, BLOCK) } else { (page, 1) };
                 if self.private.contains(&page) {
                     let destroyed = self.destroyed.contains(&page);
-                    return Some(if destroyed { Fault::Destroyed } else { Fault::AlreadyMapped });
+                    return Outcome::Fault(if destroyed { Fault::Destroyed } else { Fault::AlreadyMapped });
                 }
-                self.private.extend(from..from + count);
-                return Some(Fault::Mapped { base: RAM + from * GRANULE_SIZE, size: count * GRANULE_SIZE });
+                let first = page - page % BLOCK;
+                let pages = if around && vm.is_block(page) { first..first + BLOCK } else { page..page + 1 };
+                self.private.extend(pages);
+                return Outcome::Fault(Fault::Mapped);
             }
             Action::Unmap { page, count } => {
-                let gone = page..end(page, count);
+                let gone = page..(page + count).min(PAGES);
                 self.destroyed.extend(self.private.range(gone.clone()));
                 self.private.retain(|at| !gone.contains(at));
             }
-            Action::Share { page, other, writable } => {
-                self.shared.insert(page, shared_pa(page, other) | attributes(writable));
+            Action::Share { page, other } => {
+                let pages = vm.whole_pages(page, 1);
+                if self.shared.contains_key(&page) {
+                    return Outcome::Shared(SharedFault::AlreadyMapped);
+                }
+                self.shared.extend(pages.map(|page| (page, shared_desc(page, other))));
+                return Outcome::Shared(SharedFault::Mapped);
             }
             Action::ShareBlock { page } => {
                 let first = page - page % BLOCK;
-                let pages = first..first + BLOCK;
-                self.shared.extend(pages.map(|page| (page, shared_pa(page, false) | attributes(true))));
+                if self.shared.contains_key(&page) {
+                    return Outcome::Shared(SharedFault::AlreadyMapped);
+                }
+                if self.shared.range(first..first + BLOCK).next().is_some() {
+                    return Outcome::Shared(SharedFault::NotAsBlock);
+                }
+                self.shared.extend((first..first + BLOCK).map(|page| (page, shared_desc(page, false))));
+                return Outcome::Shared(SharedFault::Mapped);
             }
             Action::Unshare { page, count } => {
-                self.shared.retain(|at, _| !(page..end(page, count)).contains(at));
+                let gone = vm.whole_pages(page, count);
+                self.shared.retain(|at, _| !gone.contains(at));
             }
             Action::Punch { .. } => {}
         }
-        None
+        Outcome::Done
     }
 }
 
@@ -215,12 +249,15 @@ proptest! {
         let mut model = Model::default();
         for action in actions {
             let outcome = vm.act(action);
-            prop_assert_eq!(outcome, Some(model.act(action)), "{:?}", action);
+            prop_assert_eq!(outcome, Ok(model.act(&vm, action)), "{:?}", action);
             let (private, shared) = vm.mapped();
             prop_assert!(private == model.private && shared == model.shared, "after {:?}", action);
+            let held = u64::try_from(model.shared.len()).unwrap() * GRANULE_SIZE;
+            prop_assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (held, held), "after {:?}", action);
         }
-        // At most map, unmap and map again for each granule of a block, and its tables.
-        prop_assert!(vm.rmm.host().most_calls_without_yield() < 4 * BLOCK);
+        // Two commands for each granule of a piece, and what the tables need.
+        let most = vm.rmm.host().most_calls_without_yield();
+        prop_assert!(most < 64, "{} commands", most);
         vm.end();
     }
 
@@ -235,7 +272,8 @@ proptest! {
             if let Some(from) = failure {
                 vm.rmm.host().inject(any_step, from, 1);
             }
-            vm.act(action);
+            // What fails is none of the model's business.
+            let _ = vm.act(action);
         }
         vm.end();
     }
@@ -258,8 +296,8 @@ fn vcpus_that_fault_together_while_memory_is_taken_away_lose_nothing() {
                     for step in 0..200 {
                         let page = (step * 37 + vcpu * 5) % PAGES;
                         match vm.act(Action::Fault { page, around: step % 16 == 0 }) {
-                            Some(Some(Fault::Mapped { .. })) => mapped += 1,
-                            Some(Some(Fault::AlreadyMapped | Fault::Destroyed)) => {}
+                            Ok(Outcome::Fault(Fault::Mapped)) => mapped += 1,
+                            Ok(Outcome::Fault(Fault::AlreadyMapped | Fault::Destroyed)) => {}
                             other => panic!("page {page}: {other:?}"),
                         }
                     }

@@ -311,6 +311,28 @@ impl<H: Host> Stage2<'_, H> {
         Ok(())
     }
 
+    /// Releases everything: the realm is destroyed.
+    pub(crate) fn release_all(&self) {
+        for share in self.tables.blocks.iter() {
+            while let Some((_, block)) = { share.lock().pop_first() } {
+                self.release_mapped(block.shared);
+            }
+        }
+    }
+
+    /// Releases what was mapped in a block whose entry or table is gone.
+    pub(super) fn release_mapped(&self, shared: Shared) {
+        match shared {
+            Shared::None => {}
+            Shared::Block { pa } => self.release(Pinned { pa, size: BLOCK_SIZE }),
+            Shared::Pages(pages) => {
+                for pa in (0..RTT_ENTRIES).filter_map(|index| pages.get(index)) {
+                    self.release(Pinned { pa, size: self.page_size() });
+                }
+            }
+        }
+    }
+
     /// Releases memory the realm can no longer reach.
     fn release(&self, pinned: Pinned) {
         self.discharge(pinned.size);

@@ -31,11 +31,12 @@ pub(crate) struct Shortage {
     pub(crate) pages: usize,
 }
 
+/// Tables on the way to an address below the starting level: levels 0 to 3 at most.
+const MAX_TABLES: usize = 4;
+
 /// Memory for a piece of work.
 pub(crate) struct Spare {
-    tables: Vec<DelegatedGranule>,
-    /// The realm's reserve, while it is needed.
-    reserve: Option<DelegatedGranule>,
+    tables: [Option<DelegatedGranule>; MAX_TABLES],
     pub(super) blocks: realm_alloc::Spare<Block>,
     pub(super) upper: realm_alloc::Spare<DelegatedGranule>,
     pub(super) pages: Vec<Box<PageTable>>,
@@ -55,8 +56,7 @@ impl Spare {
     /// Nothing.
     pub(crate) const fn new() -> Self {
         Self {
-            tables: Vec::new(),
-            reserve: None,
+            tables: [const { None }; MAX_TABLES],
             blocks: realm_alloc::Spare::new(),
             upper: realm_alloc::Spare::new(),
             pages: Vec::new(),
@@ -65,17 +65,23 @@ impl Spare {
 
     /// How many tables can be made of it.
     pub(super) fn tables(&self) -> usize {
-        self.tables.len().saturating_add(usize::from(self.reserve.is_some()))
+        self.tables.iter().flatten().count()
     }
 
     /// A granule for a table.
     pub(super) fn take_table(&mut self) -> Option<DelegatedGranule> {
-        self.tables.pop().or_else(|| self.reserve.take())
+        self.tables.iter_mut().find_map(Option::take)
     }
 
-    /// Puts a granule back that no table was made of.
+    /// Puts a granule in that no table was made of.
     pub(super) fn put_table(&mut self, granule: DelegatedGranule) -> Result<(), DelegatedGranule> {
-        self.tables.push_within(granule)
+        match self.tables.iter_mut().find(|place| place.is_none()) {
+            Some(place) => {
+                *place = Some(granule);
+                Ok(())
+            }
+            None => Err(granule),
+        }
     }
 }
 
@@ -135,10 +141,9 @@ impl<H: Host> Stage2<'_, H> {
         while spare.pages.len() < shortage.pages {
             spare.pages.try_push(try_zeroed_box()?)?;
         }
-        spare.tables.try_reserve(shortage.tables)?;
-        while spare.tables.len() < shortage.tables {
+        while spare.tables() < shortage.tables {
             let granule = self.rmm.take_delegated()?;
-            if let Err(granule) = spare.tables.push_within(granule) {
+            if let Err(granule) = spare.put_table(granule) {
                 self.give_back_table(granule);
                 break;
             }
@@ -149,16 +154,19 @@ impl<H: Host> Stage2<'_, H> {
     /// Adds the reserve to `spare`, if that is all it lacks.
     fn add_reserve(&self, spare: &mut Spare, shortage: Shortage) -> Result<(), RealmError> {
         let short = shortage.tables.saturating_sub(spare.tables());
-        if short != 1 || spare.pages.len() < shortage.pages || spare.reserve.is_some() {
+        if short > 1 || spare.pages.len() < shortage.pages {
             return Err(RealmError::NoMemory);
         }
-        spare.reserve = Some(self.tables.reserve.lock().take().ok_or(RealmError::NoMemory)?);
+        let reserve = self.tables.reserve.lock().take().ok_or(RealmError::NoMemory)?;
+        if let Err(granule) = spare.put_table(reserve) {
+            self.give_back_table(granule);
+        }
         Ok(())
     }
 
     /// Gives back what was not used.
     pub(crate) fn put_away(&self, spare: Spare) {
-        for granule in spare.tables.into_iter().chain(spare.reserve) {
+        for granule in spare.tables.into_iter().flatten() {
             self.give_back_table(granule);
         }
     }

@@ -1,7 +1,7 @@
 //! Creating, folding and destroying tables.
 
 use super::spare::{Shortage, Spare, Stop};
-use super::{Block, Blocks, Stage2, Tidy, number};
+use super::{Block, Blocks, Shared, Stage2, Tidy, number};
 use crate::error::RealmError;
 use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
 use crate::rmm::granule::DelegatedGranule;
@@ -222,6 +222,10 @@ impl<H: Host> Stage2<'_, H> {
                 && let Some(table) = &block.table
             {
                 let removed = self.destroy_table(table.pa(), align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL)?;
+                // A page that could not be unmapped went with its table.
+                if matches!(block.shared, Shared::Pages(_)) {
+                    self.release_mapped(core::mem::take(&mut block.shared));
+                }
                 self.take_back(block.table.take(), removed)?;
             }
         }

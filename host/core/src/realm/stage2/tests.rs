@@ -1,16 +1,17 @@
 //! What the tables of a realm look like after what the Host did.
 
 use crate::error::RealmError;
-use crate::fake::{Entry, FakeHost, Step};
+use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, PIN_LIMIT, Step};
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::realm::ipa::BLOCK_SIZE;
-use crate::realm::{CpuParams, Fault, Realm, SharedPage};
+use crate::realm::{CpuParams, Fault, Realm, SharedFault, Supply};
 use crate::rmm::Rmm;
 use crate::rmm::rmi::Failure;
-use crate::{Errno, Host};
-use alloc::sync::Arc;
+use crate::{Errno, Host, Lock};
 use alloc::vec::Vec;
+use core::cell::Cell;
 use realm_abi::rmi::{ReturnCode, Ripas, RmiCommand, RmiReply, UnprotectedDesc};
+use realm_alloc::Arc;
 
 const RAM: u64 = 0x4000_0000;
 const ALIAS: u64 = 1 << 32;
@@ -26,15 +27,25 @@ impl Vm {
     /// An active realm with RAM.
     fn active(page_shift: u32) -> Self {
         let vm = Self::new(page_shift);
-        vm.realm.init_ripas(RAM, SIZE).unwrap();
+        vm.realm.init_ripas(RAM, SIZE, &NEVER).unwrap();
         vm.realm.activate().unwrap();
         vm.rmm.host().take_commands();
         vm
     }
 
     fn new(page_shift: u32) -> Self {
+        Self::created(page_shift, PIN_LIMIT)
+    }
+
+    fn with_limit(page_shift: u32, pin_limit: u64) -> Self {
+        let vm = Self::created(page_shift, pin_limit);
+        vm.realm.activate().unwrap();
+        vm
+    }
+
+    fn created(page_shift: u32, pin_limit: u64) -> Self {
         let rmm = FakeHost::started(page_shift);
-        let realm = Realm::new(rmm.clone(), 33).unwrap();
+        let realm = Realm::new(rmm.clone(), 33, pin_limit).unwrap();
         realm.create(&CpuParams { sve_vl: None, num_bps: 1, num_wps: 1, pmu_num_ctrs: None }).unwrap();
         rmm.host().take_commands();
         Self { realm, memfd: GuestMemfd::new(rmm.clone(), SIZE).unwrap(), rmm }
@@ -72,27 +83,26 @@ impl Vm {
         }
     }
 
+    /// Shares memory of the VMM: a page, or a block.
+    fn share(&self, ipa: u64, pa: u64, size: u64) -> Result<SharedFault, RealmError> {
+        let pinned = self.rmm.host().hold(pa, size);
+        self.realm.map_shared(ipa, pinned, &ALWAYS)
+    }
+
     fn tables(&self) -> usize {
         let rd = self.realm.rd().unwrap();
         self.rmm.host().with_rmm(|mini| mini.realms[&rd].tables.len() - 1)
     }
 
     fn end(self) {
-        self.realm.unmap_shared(0, u64::MAX).unwrap();
-        self.realm.unmap_private(&self.ram()).unwrap();
+        self.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).unwrap();
+        self.realm.unmap_private(&self.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
         self.realm.destroy().unwrap();
         let rmm = self.rmm.clone();
         drop(self);
-        assert_eq!((rmm.ledger().snapshot().leaked, rmm.host().pages()), (0, 0));
+        let host = rmm.host();
+        assert_eq!((rmm.ledger().snapshot().leaked, host.pages(), host.held()), (0, 0, 0));
     }
-}
-
-fn page(ipa: u64, pa: u64, size: u64) -> SharedPage {
-    SharedPage { ipa, pa, size, with_block: false, writable: true }
-}
-
-fn with_block(ipa: u64, pa: u64) -> SharedPage {
-    SharedPage { with_block: true, ..page(ipa, pa, 0x1000) }
 }
 
 fn names(commands: &[RmiCommand]) -> Vec<&'static str> {
@@ -105,12 +115,12 @@ fn names(commands: &[RmiCommand]) -> Vec<&'static str> {
 fn initialising_ripas_makes_tables_only_down_to_the_level_the_range_needs() {
     // The widest entries of 33 bits are 2 MiB, the starting level: aligned RAM needs no table at all.
     let vm = Vm::new(12);
-    vm.realm.init_ripas(RAM, SIZE).unwrap();
+    vm.realm.init_ripas(RAM, SIZE, &NEVER).unwrap();
     assert_eq!((vm.tables(), vm.measured()), (0, 1 + 4));
     assert_eq!(names(&vm.rmm.host().take_commands()), ["RMI_RTT_INIT_RIPAS"]);
     // A head and a tail that are not aligned need one table each.
     let start = RAM + SIZE + BLOCK_SIZE - 0x2000;
-    vm.realm.init_ripas(start, 0x2000 + BLOCK_SIZE + 0x3000).unwrap();
+    vm.realm.init_ripas(start, 0x2000 + BLOCK_SIZE + 0x3000, &NEVER).unwrap();
     assert_eq!((vm.tables(), vm.measured()), (2, 5 + 2 + 1 + 3));
     assert_eq!(vm.entry(start + 0x2000, 3), (2, Entry::Unassigned(Ripas::RAM)));
     vm.end();
@@ -119,27 +129,36 @@ fn initialising_ripas_makes_tables_only_down_to_the_level_the_range_needs() {
 #[test]
 fn a_table_that_exists_already_costs_no_granule() {
     let vm = Vm::active(12);
-    vm.realm.fault_private(&vm.part(0, 0x2000), RAM).unwrap();
+    vm.realm.fault_private(&vm.part(0, 0x2000), RAM, &ALWAYS, &ALWAYS).unwrap();
     assert_eq!(vm.tables(), 1);
     let held = vm.rmm.ledger().snapshot().held();
-    // The first DATA_CREATE_UNKNOWN seems to miss the table, so that the Host tries to create it again.
-    let mut lies = 1;
+    // DATA_CREATE_UNKNOWN seems to miss the table, so that the Host has one ready and wants to create it again.
+    let chosen = |step| matches!(step, Step::Call(RmiCommand::DataCreateUnknown { .. }));
+    vm.rmm.host().inject_code(chosen, 0, 2, ReturnCode::error_rtt(2));
+    let part = vm.part(0, 0x2000);
+    assert_eq!(vm.realm.fault_private(&part, RAM + 0x1000, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert_eq!((vm.rmm.host().stop_injecting(), vm.tables()), (2, 1));
+    let now = vm.rmm.ledger().snapshot();
+    assert_eq!((now.held(), now.leaked), (held + 1, 0), "the data; the spare table came back");
+    vm.end();
+}
+
+#[test]
+fn a_granule_the_rmm_took_and_denies_is_named() {
+    let vm = Vm::active(12);
+    let part = vm.part(0, 0x2000);
+    vm.realm.fault_private(&part, RAM, &ALWAYS, &ALWAYS).unwrap();
+    let (held, mut lies) = (vm.rmm.ledger().snapshot().held(), 1);
     vm.rmm.host().mangle(move |command, reply| {
         if matches!(command, RmiCommand::DataCreateUnknown { .. }) && lies > 0 {
             lies -= 1;
             *reply = RmiReply::failed(ReturnCode::error_rtt(2));
         }
     });
-    // The RMM did create the data the first time, so the repetition is refused; but the spare table came back.
-    let refused = vm.realm.fault_private(&vm.part(0, 0x2000), RAM + 0x1000).unwrap_err();
-    assert!(matches!(refused, RealmError::Rmi(_)));
-    assert_eq!(vm.tables(), 1);
+    let refused = vm.realm.fault_private(&part, RAM + 0x1000, &ALWAYS, &ALWAYS);
+    assert_eq!(refused, Err(RealmError::MemoryLost { ipa: RAM + 0x1000 }));
     let now = vm.rmm.ledger().snapshot();
-    assert_eq!(
-        (now.held(), now.leaked),
-        (held, 1),
-        "the data granule the RMM kept is named, the table is not lost"
-    );
+    assert_eq!((now.held(), now.leaked, vm.tables()), (held, 1, 1));
 }
 
 #[test]
@@ -147,11 +166,14 @@ fn a_table_that_exists_already_costs_no_granule() {
 fn a_fault_in_untouched_memory_maps_and_folds_its_whole_block() {
     for shift in [12, 14, 16] {
         let vm = Vm::active(shift);
-        let fault = vm.realm.fault_private(&vm.ram(), RAM + BLOCK_SIZE + 0x7123);
-        assert_eq!(fault, Ok(Fault::Mapped { base: RAM + BLOCK_SIZE, size: BLOCK_SIZE }));
+        let fault = vm.realm.fault_private(&vm.ram(), RAM + BLOCK_SIZE + 0x7123, &ALWAYS, &ALWAYS);
+        assert_eq!(fault, Ok(Fault::Mapped));
         assert!(matches!(vm.entry(RAM + BLOCK_SIZE, 3), (2, Entry::Assigned(..))));
         assert_eq!(vm.tables(), 0);
-        assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + BLOCK_SIZE), Ok(Fault::AlreadyMapped));
+        assert_eq!(
+            vm.realm.fault_private(&vm.ram(), RAM + BLOCK_SIZE, &ALWAYS, &ALWAYS),
+            Ok(Fault::AlreadyMapped)
+        );
         vm.end();
     }
 }
@@ -159,29 +181,72 @@ fn a_fault_in_untouched_memory_maps_and_folds_its_whole_block() {
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
-    let granule = |ipa| Ok(Fault::Mapped { base: ipa, size: 0x1000 });
+    /// How many granules of a block are mapped.
+    fn mapped(vm: &Vm, base: u64) -> usize {
+        (0..BLOCK_SIZE).step_by(0x1000).filter(|at| vm.assigned(base + at)).count()
+    }
     // Not active.
     let vm = Vm::new(12);
-    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM), granule(RAM));
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert_eq!(mapped(&vm, RAM), 1);
     vm.end();
     // Not wholly private.
     let vm = Vm::active(12);
-    assert_eq!(vm.realm.fault_private(&vm.part(0, BLOCK_SIZE - 0x1000), RAM), granule(RAM));
-    // Touched before.
-    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x1000), granule(RAM + 0x1000));
+    let part = vm.part(0, BLOCK_SIZE - 0x1000);
+    assert_eq!(vm.realm.fault_private(&part, RAM, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert_eq!(mapped(&vm, RAM), 1);
     vm.end();
     // Memory not contiguous.
     for shift in [12, 14, 16] {
         let vm = Vm::active(shift);
         vm.rmm.host().limit_allocations(1);
-        assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x5000), granule(RAM + 0x5000));
+        assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x5000, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+        assert_eq!(mapped(&vm, RAM), 1);
         vm.end();
     }
     // The file is not aligned as the addresses are.
     let vm = Vm::active(12);
     let range = PrivateRange { memfd: &vm.memfd, offset: 0x1000, ipa: RAM, size: SIZE - 0x1000 };
-    assert_eq!(vm.realm.fault_private(&range, RAM + BLOCK_SIZE - 0x1000), granule(RAM + BLOCK_SIZE - 0x1000));
-    vm.realm.unmap_private(&range).unwrap();
+    let last = RAM + BLOCK_SIZE - 0x1000;
+    assert_eq!(vm.realm.fault_private(&range, last, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert_eq!(mapped(&vm, RAM), 1);
+    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.end();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_fault_in_a_block_that_is_mapped_in_part_maps_the_rest() {
+    let vm = Vm::active(12);
+    vm.realm.fault_private(&vm.part(0x3000, 0x4000), RAM + 0x3000, &ALWAYS, &ALWAYS).unwrap();
+    assert_eq!((vm.entry(RAM + 0x3000, 3).0, vm.assigned(RAM)), (3, false));
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x1000, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert!(matches!(vm.entry(RAM, 3), (2, Entry::Assigned(..))));
+    vm.end();
+}
+
+#[test]
+fn a_thread_that_is_wanted_elsewhere_maps_no_more_than_a_piece_of_its_block() {
+    let vm = Vm::active(12);
+    let left = Cell::new(1);
+    let go_on = || left.replace(0) > 0;
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x5000, &ALWAYS, &go_on), Ok(Fault::Mapped));
+    let mapped = (0..BLOCK_SIZE).step_by(0x1000).filter(|at| vm.assigned(RAM + at)).count();
+    assert_eq!(mapped, super::PIECE, "the granule that faulted is in the first piece");
+    vm.end();
+}
+
+#[test]
+fn nothing_is_mapped_once_what_was_looked_up_is_no_longer_so() {
+    let vm = Vm::active(12);
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM, &NEVER, &ALWAYS), Ok(Fault::Changed));
+    let pinned = vm.rmm.host().hold(0x9_0000_0000, 0x1000);
+    assert_eq!(vm.realm.map_shared(RAM, pinned, &NEVER), Ok(SharedFault::Changed));
+    assert_eq!((vm.assigned(RAM), vm.shared(RAM), vm.realm.pinned()), (false, None, 0));
+    // It changes after the granule that faulted.
+    let valid = || !vm.assigned(RAM);
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM, &valid, &ALWAYS), Ok(Fault::Mapped));
+    assert!(vm.assigned(RAM) && !vm.assigned(RAM + 0x1000));
     vm.end();
 }
 
@@ -190,9 +255,10 @@ fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
 fn the_granule_that_completes_a_block_folds_it() {
     let vm = Vm::active(12);
     for page in (0..512).rev() {
-        let at = page * 0x1000;
-        assert_eq!(vm.entry(RAM, 3).0, if at + 0x1000 == BLOCK_SIZE { 2 } else { 3 });
-        vm.realm.fault_private(&vm.part(at, at + 0x1000), RAM + at).unwrap();
+        // Each thread is wanted elsewhere before it maps more, but for the last one.
+        let go_on = || page == 0;
+        assert_eq!(vm.entry(RAM, 3).0, if page == 511 { 2 } else { 3 });
+        vm.realm.fault_private(&vm.ram(), RAM + page * 0x1000, &ALWAYS, &go_on).unwrap();
     }
     assert!(matches!(vm.entry(RAM, 3), (2, Entry::Assigned(..))));
     vm.end();
@@ -202,11 +268,11 @@ fn the_granule_that_completes_a_block_folds_it() {
 fn a_block_that_fails_in_the_middle_keeps_what_is_mapped() {
     let vm = Vm::active(12);
     vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. })), 100, 1);
-    let fault = vm.realm.fault_private(&vm.ram(), RAM + 0x2000).unwrap();
-    assert!(matches!(fault, Fault::Mapped { base: RAM, size } if size < BLOCK_SIZE));
-    assert!(vm.assigned(RAM + 0x2000) && !vm.assigned(RAM + BLOCK_SIZE - 0x1000));
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x2000, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
     let last = RAM + BLOCK_SIZE - 0x1000;
-    assert_eq!(vm.realm.fault_private(&vm.ram(), last), Ok(Fault::Mapped { base: last, size: 0x1000 }));
+    assert!(vm.assigned(RAM + 0x2000) && vm.assigned(RAM) && !vm.assigned(last));
+    assert_eq!(vm.realm.fault_private(&vm.ram(), last, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
+    assert!(matches!(vm.entry(RAM, 3), (2, Entry::Assigned(..))), "the next fault maps the rest");
     vm.end();
 }
 
@@ -214,17 +280,14 @@ fn a_block_that_fails_in_the_middle_keeps_what_is_mapped() {
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn taking_part_of_a_block_splits_it() {
     let vm = Vm::active(12);
-    vm.realm.fault_private(&vm.ram(), RAM).unwrap();
-    vm.realm.unmap_private(&vm.part(0x4000, 0x6000)).unwrap();
+    vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap();
+    vm.realm.unmap_private(&vm.part(0x4000, 0x6000), &mut Supply::HostOrReserve, &NEVER).unwrap();
     for at in (0..BLOCK_SIZE).step_by(0x1000) {
         assert_eq!(vm.assigned(RAM + at), !(0x4000..0x6000).contains(&at), "{at:#x}");
     }
     assert_eq!(vm.entry(RAM + 0x4000, 3), (3, Entry::Unassigned(Ripas::DESTROYED)));
     // The memory came back to the file and serves the next fault.
-    assert_eq!(
-        vm.realm.fault_private(&vm.ram(), RAM + 0x4000),
-        Ok(Fault::Mapped { base: RAM + 0x4000, size: 0x1000 })
-    );
+    assert_eq!(vm.realm.fault_private(&vm.ram(), RAM + 0x4000, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
     vm.end();
 }
 
@@ -232,8 +295,8 @@ fn taking_part_of_a_block_splits_it() {
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_block_that_is_taken_whole_leaves_no_table() {
     let vm = Vm::active(12);
-    vm.realm.fault_private(&vm.ram(), RAM).unwrap();
-    vm.realm.unmap_private(&vm.part(0, BLOCK_SIZE)).unwrap();
+    vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap();
+    vm.realm.unmap_private(&vm.part(0, BLOCK_SIZE), &mut Supply::HostOrReserve, &NEVER).unwrap();
     assert_eq!((vm.tables(), vm.entry(RAM, 3)), (0, (2, Entry::Unassigned(Ripas::DESTROYED))));
     vm.end();
 }
@@ -241,32 +304,32 @@ fn a_block_that_is_taken_whole_leaves_no_table() {
 #[test]
 fn unmapping_what_was_never_mapped_asks_the_rmm_nothing() {
     let vm = Vm::active(12);
-    vm.realm.unmap_private(&vm.ram()).unwrap();
+    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
     assert_eq!(vm.rmm.host().take_commands(), []);
     vm.end();
 }
 
 #[test]
-fn shared_memory_is_mapped_at_the_alias_with_the_access_it_has() {
+fn shared_memory_is_mapped_at_the_alias_and_held_while_it_is() {
     let vm = Vm::active(12);
     let pa = 0x9_0000_3000;
-    vm.realm.map_shared(&page(RAM + 0x3000, pa, 0x1000)).unwrap();
+    assert_eq!(vm.share(RAM + 0x3000, pa, 0x1000), Ok(SharedFault::Mapped));
     assert_eq!(vm.shared(RAM + 0x3000), Some(UnprotectedDesc::normal_rw(pa)));
-    // The same again replaces it, here with less access and then at another address.
-    vm.realm.map_shared(&SharedPage { writable: false, ..page(RAM + 0x3000, pa, 0x1000) }).unwrap();
-    let read_only = UnprotectedDesc(UnprotectedDesc::normal_rw(pa).0 & !UnprotectedDesc::WRITE);
-    assert_eq!(vm.shared(RAM + 0x3000), Some(read_only));
-    vm.realm.map_shared(&page(RAM + 0x3000, pa + 0x1000, 0x1000)).unwrap();
-    assert_eq!(vm.shared(RAM + 0x3000), Some(UnprotectedDesc::normal_rw(pa + 0x1000)));
-    vm.realm.unmap_shared(RAM + 0x3000, 0x1000).unwrap();
-    assert_eq!(vm.shared(RAM + 0x3000), None);
+    assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (0x1000, 0x1000));
+    // Whoever comes second lets go of what it held.
+    assert_eq!(vm.share(RAM + 0x3000, pa, 0x1000), Ok(SharedFault::AlreadyMapped));
+    assert_eq!(vm.share(RAM + 0x3000, pa + 0x1000, 0x1000), Ok(SharedFault::AlreadyMapped));
+    assert_eq!(vm.shared(RAM + 0x3000), Some(UnprotectedDesc::normal_rw(pa)));
+    assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (0x1000, 0x1000));
+    vm.realm.unmap_shared(RAM + 0x3000, 0x1000, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    assert_eq!((vm.shared(RAM + 0x3000), vm.realm.pinned(), vm.rmm.host().held()), (None, 0, 0));
     vm.end();
 }
 
 #[test]
 fn host_pages_larger_than_a_granule_are_shared_whole() {
     let vm = Vm::active(16);
-    vm.realm.map_shared(&page(RAM, 0x9_0000_0000, 0x1_0000)).unwrap();
+    vm.share(RAM, 0x9_0000_0000, 0x1_0000).unwrap();
     for offset in (0..0x1_0000).step_by(0x1000) {
         assert_eq!(vm.shared(RAM + offset), Some(UnprotectedDesc::normal_rw(0x9_0000_0000 + offset)));
     }
@@ -275,94 +338,146 @@ fn host_pages_larger_than_a_granule_are_shared_whole() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
-    let vm = Vm::active(12);
-    let pa = 0x9_0000_0000;
-    vm.realm.map_shared(&with_block(RAM + 0x7000, pa + 0x7000)).unwrap();
-    assert_eq!((vm.tables(), vm.entry(RAM + ALIAS, 3).0), (0, 2));
-    vm.realm.unmap_shared(RAM + 0x5000, 0x2000).unwrap();
-    for at in (0..BLOCK_SIZE).step_by(0x1000) {
-        let expected = (!(0x5000..0x7000).contains(&at)).then_some(UnprotectedDesc::normal_rw(pa + at));
-        assert_eq!(vm.shared(RAM + at), expected, "{at:#x}");
-    }
-    // Mapping one granule over a block splits it too.
-    vm.realm.map_shared(&with_block(RAM + BLOCK_SIZE, pa)).unwrap();
-    vm.realm.map_shared(&page(RAM + BLOCK_SIZE + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
-    assert_eq!(vm.shared(RAM + BLOCK_SIZE + 0x1000), Some(UnprotectedDesc::normal_rw(0xa_0000_0000)));
-    assert_eq!(vm.shared(RAM + BLOCK_SIZE + 0x2000), Some(UnprotectedDesc::normal_rw(pa + 0x2000)));
-    vm.end();
-}
-
-#[test]
-#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_block_that_cannot_be_split_goes_as_a_whole() {
-    let faults: [fn(Step) -> bool; 3] = [
-        |step| matches!(step, Step::Alloc(_)),
-        |step| matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. })),
-        |step| matches!(step, Step::Call(RmiCommand::RttCreate { .. })),
-    ];
-    for (fault, neighbour) in faults.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
-        let vm = Vm::active(12);
-        let pa = 0x9_0000_0000;
-        vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
-        vm.realm.map_shared(&with_block(RAM + BLOCK_SIZE, pa + BLOCK_SIZE)).unwrap();
-        vm.rmm.host().inject(fault, 0, u64::MAX);
-        let from = if neighbour { BLOCK_SIZE - 0x1000 } else { 0x5000 };
-        vm.realm.unmap_shared(RAM + from, 0x2000).unwrap();
-        assert!(vm.rmm.host().stop_injecting() > 0);
-        assert_eq!(vm.shared(RAM), None);
-        assert_eq!(vm.shared(RAM + BLOCK_SIZE).is_none(), neighbour, "a block nobody asked for stays");
-        // A fault brings it back.
-        vm.realm.map_shared(&with_block(RAM + 0x1000, pa + 0x1000)).unwrap();
-        assert_eq!(vm.shared(RAM), Some(UnprotectedDesc::normal_rw(pa)));
+fn a_host_page_that_cannot_be_shared_whole_is_not_shared() {
+    for from in [0, 1, 15] {
+        let vm = Vm::active(16);
+        vm.rmm.host().inject(
+            |step| matches!(step, Step::Call(RmiCommand::RttMapUnprotected { .. })),
+            from + 1,
+            1,
+        );
+        assert!(vm.share(RAM, 0x9_0000_0000, 0x1_0000).is_err());
+        assert_eq!(vm.rmm.host().stop_injecting(), 1);
+        assert!((0..0x1_0000).step_by(0x1000).all(|offset| vm.shared(RAM + offset).is_none()));
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (0, 0));
         vm.end();
     }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_block_takes_the_place_of_what_is_in_its_way() {
+fn shared_blocks_are_mapped_whole_and_split_when_part_of_them_goes() {
+    for shift in [12, 14, 16] {
+        let vm = Vm::active(shift);
+        let page = vm.rmm.host().page_size();
+        let (pa, gone) = (0x9_0000_0000, page..3 * page);
+        assert_eq!(vm.share(RAM + page, pa, BLOCK_SIZE), Ok(SharedFault::Mapped));
+        assert_eq!((vm.tables(), vm.entry(RAM + ALIAS, 3).0), (0, 2));
+        vm.realm
+            .unmap_shared(RAM + gone.start, gone.end - gone.start, &mut Supply::HostOrReserve, &NEVER)
+            .unwrap();
+        for at in (0..BLOCK_SIZE).step_by(0x1000) {
+            let expected = (!gone.contains(&at)).then_some(UnprotectedDesc::normal_rw(pa + at));
+            assert_eq!(vm.shared(RAM + at), expected, "{at:#x}");
+        }
+        let rest = BLOCK_SIZE - 2 * page;
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (rest, rest));
+        vm.end();
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_block_that_cannot_be_split_goes_as_a_whole() {
+    let pa = 0x9_0000_0000;
+    for (neighbour, from) in [(false, 0x5000), (true, BLOCK_SIZE - 0x1000)] {
+        let vm = Vm::active(12);
+        vm.share(RAM, pa, BLOCK_SIZE).unwrap();
+        vm.share(RAM + BLOCK_SIZE, pa + BLOCK_SIZE, BLOCK_SIZE).unwrap();
+        // The reserve is what a table is made of when the Host has no memory; somebody else has it.
+        let reserve = vm.realm.tables.reserve.lock().take().unwrap();
+        vm.rmm.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
+        vm.realm.unmap_shared(RAM + from, 0x2000, &mut Supply::HostOrReserve, &NEVER).unwrap();
+        assert!(vm.rmm.host().stop_injecting() > 0);
+        assert_eq!(vm.shared(RAM), None);
+        assert_eq!(vm.shared(RAM + BLOCK_SIZE).is_none(), neighbour, "a block nobody asked for stays");
+        vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).unwrap();
+        // A fault brings it back.
+        assert_eq!(vm.share(RAM, pa, BLOCK_SIZE), Ok(SharedFault::Mapped));
+        vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).unwrap();
+        assert!(vm.rmm.give_back(reserve));
+        vm.end();
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_split_that_the_rmm_refuses_can_be_tried_again() {
+    let faults: [fn(Step) -> bool; 2] = [
+        |step| matches!(step, Step::Call(RmiCommand::GranuleDelegate { .. })),
+        |step| matches!(step, Step::Call(RmiCommand::RttCreate { .. })),
+    ];
+    for fault in faults {
+        let vm = Vm::active(12);
+        vm.share(RAM, 0x9_0000_0000, BLOCK_SIZE).unwrap();
+        vm.rmm.host().inject(fault, 0, u64::MAX);
+        // The reserve needs no delegation.
+        let first = vm.realm.unmap_shared(RAM + 0x5000, 0x2000, &mut Supply::HostOrReserve, &NEVER);
+        assert!(vm.rmm.host().stop_injecting() > 0);
+        if first.is_err() {
+            assert_eq!((vm.shared(RAM + 0x5000).is_some(), vm.rmm.host().held()), (true, BLOCK_SIZE));
+            vm.realm.unmap_shared(RAM + 0x5000, 0x2000, &mut Supply::HostOrReserve, &NEVER).unwrap();
+        }
+        assert_eq!((vm.shared(RAM + 0x5000), vm.rmm.host().held()), (None, BLOCK_SIZE - 0x2000));
+        vm.end();
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_block_is_shared_as_one_only_where_nothing_is_shared_yet() {
     let vm = Vm::active(12);
     let pa = 0x9_0000_0000;
-    let is_block = || {
-        let desc = vm.shared(RAM + 0x1000);
-        (vm.entry(RAM + ALIAS, 3).0, desc) == (2, Some(UnprotectedDesc::normal_rw(pa + 0x1000)))
-    };
-    // Other memory, and holes.
-    vm.realm.map_shared(&page(RAM + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
-    vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
-    assert!(is_block() && vm.tables() == 0);
-    // Itself, all but a page: nothing else is touched.
-    vm.realm.unmap_shared(RAM + 0x5000, 0x1000).unwrap();
-    vm.rmm.host().take_commands();
-    vm.realm.map_shared(&with_block(RAM + 0x5000, pa + 0x5000)).unwrap();
-    assert_eq!(
-        names(&vm.rmm.host().take_commands())[..3],
-        ["RMI_RTT_FOLD", "RMI_RTT_MAP_UNPROTECTED", "RMI_RTT_FOLD"]
-    );
-    assert!(is_block() && vm.tables() == 0);
-    // An empty table.
-    vm.realm.unmap_shared(RAM, 0x1000).unwrap();
-    vm.realm.unmap_shared(RAM + 0x1000, BLOCK_SIZE - 0x1000).unwrap();
-    vm.realm.map_shared(&with_block(RAM, pa)).unwrap();
-    assert!(is_block() && vm.tables() == 0);
-    // Another block.
-    vm.realm.map_shared(&with_block(RAM, 0xa_0000_0000)).unwrap();
-    vm.realm.map_shared(&with_block(RAM + 0x3000, pa + 0x3000)).unwrap();
-    assert!(is_block());
+    assert!(vm.realm.shares_nothing_around(RAM + 0x7000));
+    vm.share(RAM + 0x1000, pa + 0x1000, 0x1000).unwrap();
+    assert!(!vm.realm.shares_nothing_around(RAM + 0x7000));
+    assert_eq!(vm.share(RAM, pa, BLOCK_SIZE), Ok(SharedFault::NotAsBlock));
+    assert_eq!((vm.shared(RAM), vm.rmm.host().held()), (None, 0x1000));
+    // The empty table that is left when its page goes is in nobody's way.
+    vm.realm.unmap_shared(RAM, BLOCK_SIZE, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    assert_eq!(vm.share(RAM, pa, BLOCK_SIZE), Ok(SharedFault::Mapped));
+    assert_eq!((vm.entry(RAM + ALIAS, 3).0, vm.tables()), (2, 0));
+    // In a block that is mapped everything is.
+    assert_eq!(vm.share(RAM + 0x1000, pa, 0x1000), Ok(SharedFault::AlreadyMapped));
     vm.end();
 }
 
 #[test]
-fn a_table_that_cannot_be_folded_keeps_its_pages() {
-    let vm = Vm::active(12);
-    vm.realm.map_shared(&page(RAM + 0x1000, 0xa_0000_0000, 0x1000)).unwrap();
+fn an_empty_table_that_cannot_be_folded_keeps_a_block_out() {
+    let vm = Vm::new(12);
+    // Before activation a table stays when its last page goes.
+    vm.share(RAM + 0x1000, 0xa_0000_0000, 0x1000).unwrap();
+    vm.realm.unmap_shared(RAM, BLOCK_SIZE, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    assert_eq!(vm.tables(), 1);
     vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::RttFold { .. })), 0, u64::MAX);
-    vm.realm.map_shared(&with_block(RAM, 0x9_0000_0000)).unwrap();
-    vm.rmm.host().stop_injecting();
-    assert_eq!(vm.shared(RAM), Some(UnprotectedDesc::normal_rw(0x9_0000_0000)));
-    assert_eq!(vm.entry(RAM + ALIAS, 3).0, 3);
+    assert_eq!(vm.share(RAM, 0x9_0000_0000, BLOCK_SIZE), Ok(SharedFault::NotAsBlock));
+    assert!(vm.rmm.host().stop_injecting() > 0);
+    assert_eq!((vm.shared(RAM), vm.rmm.host().held()), (None, 0));
+    assert_eq!(vm.share(RAM, 0x9_0000_0000, 0x1000), Ok(SharedFault::Mapped));
+    assert_eq!(
+        (vm.shared(RAM), vm.entry(RAM + ALIAS, 3).0),
+        (Some(UnprotectedDesc::normal_rw(0x9_0000_0000)), 3)
+    );
+    vm.end();
+}
+
+#[test]
+fn a_realm_shares_no_more_than_its_vm_may_hold() {
+    let vm = Vm::with_limit(12, 3 * 0x1000);
+    for page in 0..3 {
+        assert_eq!(
+            vm.share(RAM + page * 0x1000, 0x9_0000_0000 + page * 0x1000, 0x1000),
+            Ok(SharedFault::Mapped)
+        );
+    }
+    let refused = vm.share(RAM + 0x5000, 0x9_0000_5000, 0x1000).unwrap_err();
+    assert_eq!((refused, refused.errno()), (RealmError::TooMuchPinned { limit: 0x3000 }, Errno::ENOMEM));
+    assert!(vm.share(RAM + BLOCK_SIZE, 0xa_0000_0000, BLOCK_SIZE).is_err());
+    assert_eq!((vm.shared(RAM + 0x5000), vm.realm.pinned(), vm.rmm.host().held()), (None, 0x3000, 0x3000));
+    // What comes second counts once; and what goes makes room.
+    assert!(vm.realm.unmap_shared(RAM, 0x1000, &mut Supply::HostOrReserve, &NEVER).is_ok());
+    assert_eq!(vm.share(RAM + 0x1000, 0x9_0000_1000, 0x1000), Ok(SharedFault::AlreadyMapped));
+    assert_eq!(vm.share(RAM + 0x5000, 0x9_0000_5000, 0x1000), Ok(SharedFault::Mapped));
     vm.end();
 }
 
@@ -371,10 +486,10 @@ fn unmapping_the_whole_shared_half_reaches_its_last_granule_and_skips_holes() {
     let vm = Vm::active(12);
     let last = ALIAS - 0x1000;
     for ipa in [0, RAM, last] {
-        vm.realm.map_shared(&page(ipa, 0x9_0000_0000, 0x1000)).unwrap();
+        vm.share(ipa, 0x9_0000_0000, 0x1000).unwrap();
     }
     vm.rmm.host().take_commands();
-    vm.realm.unmap_shared(0, u64::MAX).unwrap();
+    vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).unwrap();
     for ipa in [0, RAM, last] {
         assert_eq!(vm.shared(ipa), None, "{ipa:#x}");
     }
@@ -385,13 +500,13 @@ fn unmapping_the_whole_shared_half_reaches_its_last_granule_and_skips_holes() {
 #[test]
 fn an_rmm_that_returns_foreign_memory_is_not_believed() {
     let vm = Vm::active(12);
-    vm.realm.fault_private(&vm.part(0, 0x1000), RAM).unwrap();
+    vm.realm.fault_private(&vm.part(0, 0x1000), RAM, &ALWAYS, &ALWAYS).unwrap();
     vm.rmm.host().mangle(|command, reply| {
         if matches!(command, RmiCommand::DataDestroy { .. }) {
             reply.out[0] = 0xdead_0000;
         }
     });
-    let refused = vm.realm.unmap_private(&vm.ram()).unwrap_err();
+    let refused = vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap_err();
     assert_eq!(refused.errno(), Errno::ENXIO);
     assert!(matches!(refused, RealmError::Rmi(error) if matches!(error.failure, Failure::Implausible(_))));
     let commands = vm.rmm.host().take_commands();
@@ -405,9 +520,9 @@ fn an_rmm_that_returns_foreign_memory_is_not_believed() {
 #[test]
 fn an_rmm_that_returns_another_table_is_not_believed() {
     let vm = Vm::active(12);
-    vm.realm.fault_private(&vm.part(0, 0x1000), RAM).unwrap();
-    vm.realm.unmap_private(&vm.ram()).unwrap();
-    vm.realm.map_shared(&page(0, 0x9_0000_0000, 0x1000)).unwrap();
+    vm.realm.fault_private(&vm.part(0, 0x1000), RAM, &ALWAYS, &ALWAYS).unwrap();
+    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.share(0, 0x9_0000_0000, 0x1000).unwrap();
     vm.rmm.host().mangle(|command, reply| {
         if matches!(command, RmiCommand::RttDestroy { .. } | RmiCommand::RttFold { .. }) {
             reply.out[0] = 0xdead_0000;
@@ -439,8 +554,10 @@ fn an_rmm_that_makes_no_progress_ends_the_walk() {
     ];
     for lie in lies {
         let vm = Vm::active(12);
+        vm.share(RAM, 0x9_0000_0000, 0x1000).unwrap();
+        vm.rmm.host().take_commands();
         vm.rmm.host().mangle(lie);
-        assert!(vm.realm.unmap_shared(0, u64::MAX).is_err());
+        assert!(vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).is_err());
         assert!(vm.rmm.host().take_commands().len() < 32);
     }
     let vm = Vm::new(12);
@@ -449,13 +566,13 @@ fn an_rmm_that_makes_no_progress_ends_the_walk() {
             *reply = RmiReply::failed(ReturnCode::error_rtt(2));
         }
     });
-    assert!(vm.realm.init_ripas(RAM + 0x1000, 0x1000).is_err());
+    assert!(vm.realm.init_ripas(RAM + 0x1000, 0x1000, &NEVER).is_err());
     vm.rmm.host().mangle(|command, reply| {
         if let RmiCommand::RttInitRipas { base, .. } = command {
             *reply = RmiReply::success([*base, 0, 0, 0]);
         }
     });
-    assert!(vm.realm.init_ripas(RAM, 0x1000).is_err());
+    assert!(vm.realm.init_ripas(RAM, 0x1000, &NEVER).is_err());
     assert!(vm.rmm.host().take_commands().len() < 32);
 }
 
@@ -466,11 +583,11 @@ fn memory_is_freed_when_a_hole_is_punched_and_not_before_it_is_unmapped() {
         let vm = Vm::active(shift);
         let blocks = |vm: &Vm| vm.rmm.host().pages();
         let before = blocks(&vm);
-        vm.realm.fault_private(&vm.ram(), RAM).unwrap();
+        vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap();
         let mapped = blocks(&vm);
         vm.memfd.punch_hole(0, SIZE);
         assert_eq!(blocks(&vm), mapped, "the realm holds it");
-        vm.realm.unmap_private(&vm.ram()).unwrap();
+        vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
         vm.memfd.punch_hole(0, BLOCK_SIZE / 2);
         assert_eq!(blocks(&vm), mapped, "half a block is not freed");
         vm.memfd.punch_hole(0, BLOCK_SIZE);
@@ -483,10 +600,13 @@ fn memory_is_freed_when_a_hole_is_punched_and_not_before_it_is_unmapped() {
 fn memory_lost_to_a_failed_undelegation_serves_no_fault_again() {
     let vm = Vm::active(12);
     let range = vm.part(0, 0x1000);
-    vm.realm.fault_private(&range, RAM).unwrap();
+    vm.realm.fault_private(&range, RAM, &ALWAYS, &ALWAYS).unwrap();
     vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::GranuleUndelegate { .. })), 0, 1);
-    vm.realm.unmap_private(&range).unwrap();
-    assert_eq!(vm.realm.fault_private(&range, RAM), Err(RealmError::MemoryLost { ipa: RAM }));
+    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    assert_eq!(
+        vm.realm.fault_private(&range, RAM, &ALWAYS, &ALWAYS),
+        Err(RealmError::MemoryLost { ipa: RAM })
+    );
     assert_eq!(vm.rmm.ledger().snapshot().leaked, 1);
 }
 
