@@ -60,7 +60,7 @@ const DESTROYED: u64 = 0x8040_1000;
 pub const IDLE: u64 = 11;
 
 /// Runs them all.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>, cpus: usize) {
     for Program { number, name, cpus: wanted, end, full, turns } in PROGRAMS {
         if wanted > cpus {
             realm_el2::uart::line(format_args!("host: {name} needs {wanted} CPUs"));
@@ -134,7 +134,7 @@ fn run_in_turns(realm: &Realm, vcpus: usize) -> Vec<Stop> {
 pub struct Balance {
     held: u64,
     leaked: u64,
-    undead: usize,
+    unfinished: usize,
     free: u64,
     warnings: u64,
 }
@@ -146,7 +146,7 @@ impl Balance {
         Self {
             held: statistics.ledger.held(),
             leaked: statistics.ledger.leaked,
-            undead: statistics.undead_vms,
+            unfinished: statistics.unfinished_vms,
             free: memory::free_pages(),
             warnings: device.host().warnings(),
         }
