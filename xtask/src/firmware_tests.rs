@@ -146,6 +146,7 @@ const HOST_RUNS: &[&str] = &[
     "smp",
     "noisy",
     "turns",
+    "overflow",
     "hostile",
     "destroyed",
     "reset",

@@ -39,7 +39,7 @@ const fn program(number: u64, name: &'static str, cpus: usize) -> Program {
     Program { number, name, cpus, end: End::Off, full: false, turns: false }
 }
 
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 12] = [
     program(0, "rsi", 1),
     program(1, "psci", 2),
     program(2, "memory", 1),
@@ -48,6 +48,7 @@ const PROGRAMS: [Program; 11] = [
     program(5, "smp", 4),
     Program { full: true, ..program(6, "noisy", 2) },
     Program { full: true, turns: true, ..program(13, "turns", 2) },
+    Program { full: true, ..program(10, "overflow", 1) },
     program(7, "hostile", 1),
     Program { end: End::Fault(DESTROYED), ..program(8, "destroyed", 1) },
     Program { end: End::Reset, ..program(9, "reset", 1) },
