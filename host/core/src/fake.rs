@@ -8,7 +8,7 @@ mod rules;
 
 pub(crate) use irqchip::FakeIrqchip;
 pub(crate) use process::Process;
-pub(crate) use rmm::{Entry, MiniRmm};
+pub(crate) use rmm::{Entry, Granule, MiniRmm};
 pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
 use crate::host::{GranuleBytes, PageBlock, Pinned, Purpose};
@@ -205,6 +205,12 @@ impl FakeHost {
     pub(crate) fn close(&self, fd: i64) {
         let file = self.machine().files[usize::try_from(fd).unwrap()].take();
         file.expect("the file is open").release();
+    }
+
+    /// Closes all files, the first ones first.
+    pub(crate) fn close_all(&self) {
+        let files = core::mem::take(&mut self.machine().files);
+        files.into_iter().flatten().for_each(|file| file.release());
     }
 
     /// The commands since the last time, refused ones included.
