@@ -484,7 +484,7 @@ impl Host for FakeHost {
     }
 
     fn create_irqchip(&self) -> Result<Arc<FakeIrqchip>, Errno> {
-        Ok(Arc::try_new(FakeIrqchip::default())?)
+        Ok(Arc::try_new(FakeIrqchip)?)
     }
 
     fn warn(&self, _message: core::fmt::Arguments<'_>) {

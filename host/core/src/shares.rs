@@ -15,7 +15,7 @@ const COUNT: u8 = 16;
 
 /// The index of `number` in its share: those of a share lie side by side.
 pub(crate) const fn index(number: u64) -> u64 {
-    number / COUNT as u64
+    number >> COUNT.ilog2()
 }
 
 impl<H: Host, T: Send> Shares<H, T> {

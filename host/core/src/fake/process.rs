@@ -18,14 +18,17 @@ const POINTED: usize = 0x80;
 /// Physical address of what the process has at address 0: all its memory lies there in one piece.
 pub(crate) const USER_PA: u64 = 0x9_0000_0000;
 
+/// What is done before memory is pinned; it is told how often that was.
+type OnPin = Box<dyn FnMut(u64)>;
+
 pub(crate) struct Process {
     rmm: Arc<Rmm<FakeHost>>,
     number: u64,
     pub(crate) owner: Owner,
     /// Bytes of the pages it maps: a host page, or more.
     pub(crate) block: Cell<u64>,
-    /// What happens before memory is pinned, by how often that was before.
-    pub(crate) on_pin: RefCell<Option<Box<dyn FnMut(u64)>>>,
+    /// What happens before memory is pinned.
+    pub(crate) on_pin: RefCell<Option<OnPin>>,
     pins: Cell<u64>,
     argument: RefCell<[u8; 0x100]>,
     /// The thread dies when it was asked this often.

@@ -462,6 +462,38 @@ fn an_empty_table_that_cannot_be_folded_keeps_a_block_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_realm_that_is_destroyed_holds_nothing_in_place() {
+    for size in [0x1000, BLOCK_SIZE] {
+        let vm = Vm::active(12);
+        vm.share(RAM, 0x9_0000_0000, size).unwrap();
+        vm.rmm.host().inject(
+            |step| matches!(step, Step::Call(RmiCommand::RttUnmapUnprotected { .. })),
+            0,
+            u64::MAX,
+        );
+        assert!(vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).is_err());
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (size, size));
+        // It goes with its table, or with the realm.
+        vm.realm.destroy().unwrap();
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (0, 0));
+    }
+}
+
+#[test]
+fn memory_of_the_guest_is_kept_when_its_table_gets_none() {
+    let vm = Vm::active(12);
+    vm.ram().ensure(RAM).unwrap();
+    let host = vm.rmm.host();
+    host.refuse_next(1 << 40);
+    let pages = host.pages();
+    let refused = vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap_err();
+    assert_eq!(refused.errno(), Errno::ENXIO);
+    assert!(vm.ram().has_memory(RAM) && host.pages() == pages && host.refused_pages() > 0);
+    vm.end();
+}
+
+#[test]
 fn a_realm_shares_no_more_than_its_vm_may_hold() {
     let vm = Vm::with_limit(12, 3 * 0x1000);
     for page in 0..3 {
