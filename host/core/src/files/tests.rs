@@ -1,6 +1,8 @@
 //! What processes do with files, and what ends all of it.
 
 use crate::fake::{ALWAYS, Step};
+mod run;
+
 use crate::fake::{FakeHost, Process};
 use crate::files::device::{Limits, StillHeld};
 use crate::realm::ipa::BLOCK_SIZE;
