@@ -8,7 +8,7 @@ mod rules;
 
 pub(crate) use irqchip::FakeIrqchip;
 pub(crate) use process::Process;
-pub(crate) use rmm::{Entry, MiniRmm};
+pub(crate) use rmm::{Entry, Granule, MiniRmm};
 pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
 use crate::host::{GranuleBytes, PageBlock, Pinned, Purpose};
@@ -21,11 +21,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use heap::Pause;
 use realm_abi::GRANULE_SIZE;
-use realm_abi::rmi::{ReturnCode, RmiCommand, RmiReply};
+use realm_abi::rmi::{ExitReason, RecRun, ReturnCode, RmiCommand, RmiReply};
 use realm_alloc::Arc;
 use rules::{FakeEvent, FakeLock};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// First byte of the fake's memory.
 const MEMORY_BASE: u64 = 0x8000_0000;
@@ -56,6 +57,9 @@ pub(crate) struct Fault {
     pub(crate) code: ReturnCode,
 }
 
+/// What a realm does when a REC of it is entered; `None` ends the run by a physical interrupt.
+pub(crate) type Guest = Box<dyn FnMut(&mut RecRun) + Send>;
+
 type Mangle = Box<dyn FnMut(&RmiCommand, &mut RmiReply) + Send>;
 
 #[derive(Default)]
@@ -78,6 +82,7 @@ struct Machine {
     /// State of the generator by which one allocation in so many fails.
     random: Option<(u64, u64)>,
     files: Vec<Option<File<FakeHost>>>,
+    guest: Option<Guest>,
 }
 
 /// The machine, locked; what is done with it is not done by the Host core.
@@ -201,10 +206,21 @@ impl FakeHost {
         self.machine().pins.values().sum::<u64>() * GRANULE_SIZE
     }
 
+    /// What realms do from now on when they run.
+    pub(crate) fn run_guest(&self, guest: impl FnMut(&mut RecRun) + Send + 'static) {
+        self.machine().guest = Some(Box::new(guest));
+    }
+
     /// Closes a file as a process does.
     pub(crate) fn close(&self, fd: i64) {
         let file = self.machine().files[usize::try_from(fd).unwrap()].take();
         file.expect("the file is open").release();
+    }
+
+    /// Closes all files, the first ones first.
+    pub(crate) fn close_all(&self) {
+        let files = core::mem::take(&mut self.machine().files);
+        files.into_iter().flatten().for_each(|file| file.release());
     }
 
     /// The commands since the last time, refused ones included.
@@ -436,6 +452,21 @@ impl Host for FakeHost {
             }
             _ => {}
         }
+        let enters = matches!(command, RmiCommand::RecEnter { .. });
+        assert_eq!(
+            enters,
+            rules::is_atomic(),
+            "between vcpu_load and vcpu_put the realm is entered: {command:?}"
+        );
+        if let RmiCommand::RecEnter { run_ptr, .. } = command {
+            let mut run = RecRun::read_from_bytes(&machine.content(run_ptr)[..]).unwrap();
+            run.exit.zero();
+            run.exit.exit_reason = ExitReason::IRQ;
+            if let Some(guest) = &mut machine.guest {
+                guest(&mut run);
+            }
+            machine.content(run_ptr).copy_from_slice(run.as_bytes());
+        }
         let Machine { rmm, contents, mangle, .. } = &mut *machine;
         let mut reply = rmm.handle(command, contents);
         if let (RmiCommand::GranuleUndelegate { addr }, true) = (command, reply.code.is_success()) {
@@ -478,7 +509,7 @@ impl Host for FakeHost {
     }
 
     fn create_irqchip(&self) -> Result<Arc<FakeIrqchip>, Errno> {
-        Ok(Arc::try_new(FakeIrqchip::default())?)
+        Ok(Arc::try_new(FakeIrqchip)?)
     }
 
     fn warn(&self, _message: core::fmt::Arguments<'_>) {

@@ -5,6 +5,8 @@ pub(crate) mod caps;
 mod device;
 mod file;
 pub mod statistics;
+#[cfg(test)]
+mod tests;
 pub(crate) mod vm;
 
 pub use device::{Device, Limits, StillHeld};

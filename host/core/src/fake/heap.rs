@@ -15,6 +15,8 @@ std::thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(0) };
     static LEFT_TO_FAIL: Cell<u64> = const { Cell::new(0) };
     static FAILED: Cell<u64> = const { Cell::new(0) };
+    /// Bytes the thread has allocated and not freed.
+    static LIVE: Cell<u64> = const { Cell::new(0) };
 }
 
 /// While it lives the thread does what is no part of the Host core.
@@ -43,7 +45,12 @@ pub(crate) fn fail(from: u64, count: u64) {
 /// Ends that; how many failed.
 pub(crate) fn stop_failing() -> u64 {
     LEFT_TO_FAIL.set(0);
-    FAILED.get()
+    FAILED.replace(0)
+}
+
+/// Bytes that this thread allocated, less what it freed, but for what it did on its own account.
+pub(crate) fn live() -> u64 {
+    LIVE.get()
 }
 
 /// Panics if memory was asked for, or given back, where that is against the rules.
@@ -83,13 +90,19 @@ unsafe impl GlobalAlloc for TestHeap {
         if !grant() {
             return core::ptr::null_mut();
         }
+        if !paused() {
+            LIVE.set(LIVE.get().wrapping_add(layout.size() as u64));
+        }
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        if !paused() && rules::is_atomic() {
-            BROKEN.set(true);
+        if !paused() {
+            LIVE.set(LIVE.get().wrapping_sub(layout.size() as u64));
+            if rules::is_atomic() {
+                BROKEN.set(true);
+            }
         }
         // SAFETY: as the caller promised.
         unsafe { System.dealloc(memory, layout) }

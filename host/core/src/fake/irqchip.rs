@@ -3,7 +3,6 @@
 use crate::Errno;
 use crate::run::irqchip::{GicConfig, GicEntry, GicExit, GicRegister, Irqchip, Wake};
 
-#[derive(Default)]
 pub(crate) struct FakeIrqchip;
 
 impl Irqchip for FakeIrqchip {

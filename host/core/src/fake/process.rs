@@ -13,8 +13,13 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// Where the argument of an ioctl lies.
 const ARGUMENT: u64 = 0x1000;
+/// Where from there on what it points to lies.
+const POINTED: usize = 0x80;
 /// Physical address of what the process has at address 0: all its memory lies there in one piece.
 pub(crate) const USER_PA: u64 = 0x9_0000_0000;
+
+/// What is done before memory is pinned; it is told how often that was.
+type OnPin = Box<dyn FnMut(u64)>;
 
 pub(crate) struct Process {
     rmm: Arc<Rmm<FakeHost>>,
@@ -22,8 +27,8 @@ pub(crate) struct Process {
     pub(crate) owner: Owner,
     /// Bytes of the pages it maps: a host page, or more.
     pub(crate) block: Cell<u64>,
-    /// What happens before memory is pinned, by how often that was before.
-    pub(crate) on_pin: RefCell<Option<Box<dyn FnMut(u64)>>>,
+    /// What happens before memory is pinned.
+    pub(crate) on_pin: RefCell<Option<OnPin>>,
     pins: Cell<u64>,
     argument: RefCell<[u8; 0x100]>,
     /// The thread dies when it was asked this often.
@@ -59,6 +64,18 @@ impl Process {
         let bytes = argument.as_bytes();
         self.argument.borrow_mut()[..bytes.len()].copy_from_slice(bytes);
         file.ioctl(self, cmd, ARGUMENT)
+    }
+
+    /// Puts a structure where the argument of an ioctl points to; its address.
+    pub(crate) fn put<T: IntoBytes + Immutable>(&self, value: &T) -> u64 {
+        let bytes = value.as_bytes();
+        self.argument.borrow_mut()[POINTED..POINTED + bytes.len()].copy_from_slice(bytes);
+        ARGUMENT + POINTED as u64
+    }
+
+    /// Whether it has this number.
+    pub(crate) fn is(&self, number: u64) -> bool {
+        self.number == number
     }
 
     /// How often memory was pinned.

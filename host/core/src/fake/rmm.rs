@@ -243,6 +243,11 @@ impl MiniRmm {
                 }
                 Ok([0; 4])
             }
+            RmiCommand::RecEnter { rec, run_ptr } => {
+                self.is(rec, Granule::Rec)?;
+                check(!self.granules.contains_key(&run_ptr) && !self.is_refused(run_ptr))?;
+                Ok([0; 4])
+            }
             RmiCommand::RttCreate { rd, rtt, ipa, level } => self.rtt_create(rd, rtt, ipa, level),
             RmiCommand::RttDestroy { rd, ipa, level } => self.rtt_remove(rd, ipa, level, false),
             RmiCommand::RttFold { rd, ipa, level } => self.rtt_remove(rd, ipa, level, true),

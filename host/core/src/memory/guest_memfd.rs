@@ -9,14 +9,14 @@ use crate::host::{LockClass, Purpose};
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::rmm::Rmm;
 use crate::rmm::rmi::implausible;
-use crate::shares::Shares;
+use crate::shares::{self, Shares};
 use crate::{Host, Lock};
 use chunk::{FULL, Missing, Offer};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::RmiCommand;
 use realm_alloc::{Arc, Box, Spare, Sparse, try_box, try_zeroed_box};
 
-/// A part of the chunks, by offset / 2 MiB.
+/// A share of the chunks, which have the number offset / 2 MiB.
 type Chunks = Sparse<Box<Chunk>>;
 
 /// A guest_memfd. Memory is allocated when it is first used: 2 MiB at once where the Host has them, single host pages
@@ -101,7 +101,7 @@ impl<H: Host> PrivateRange<'_, H> {
         let offset = self.offset_of(ipa, size)?;
         let key = offset / BLOCK_SIZE;
         let mut chunks = self.memfd.chunks.of(key).lock();
-        let chunk = chunks.get_mut(key).ok_or(RealmError::NoMemory)?;
+        let chunk = chunks.get_mut(shares::index(key)).ok_or(RealmError::NoMemory)?;
         work(chunk, index_in_chunk(offset))
     }
 
@@ -121,8 +121,7 @@ impl<H: Host> PrivateRange<'_, H> {
     pub(crate) fn next_used(&self, ipa: u64) -> Option<u64> {
         let rest = self.within(ipa, self.end())?;
         let first = rest.offset / BLOCK_SIZE;
-        let shares = self.memfd.chunks.iter();
-        let key = shares.filter_map(|share| Some(share.lock().next(first)?.0)).min()?;
+        let key = self.memfd.chunks.first(first, |chunks, from| Some(chunks.next(from)?.0))?;
         let unused = key.saturating_mul(BLOCK_SIZE).saturating_sub(rest.offset);
         Some(rest.ipa.saturating_add(unused)).filter(|&used| used < rest.end())
     }
@@ -131,7 +130,7 @@ impl<H: Host> PrivateRange<'_, H> {
     pub(crate) fn with_existing_chunk<R>(&self, work: impl FnOnce(&mut Chunk, usize) -> R) -> Option<R> {
         let key = self.offset / BLOCK_SIZE;
         let mut chunks = self.memfd.chunks.of(key).lock();
-        chunks.get_mut(key).map(|chunk| work(chunk, index_in_chunk(self.offset)))
+        chunks.get_mut(shares::index(key)).map(|chunk| work(chunk, index_in_chunk(self.offset)))
     }
 }
 
@@ -172,12 +171,12 @@ impl<H: Host> GuestMemfd<H> {
             let missing = {
                 let mut chunks = self.chunks.of(key).lock();
                 if let Some(chunk) = chunk.take()
-                    && chunks.get(key).is_none()
+                    && chunks.get(shares::index(key)).is_none()
                 {
                     // The spare was filled before the chunk was made.
-                    let _full = chunks.insert(key, chunk, &mut spare);
+                    let _full = chunks.insert(shares::index(key), chunk, &mut spare);
                 }
-                chunks.get_mut(key).map(|chunk| {
+                chunks.get_mut(shares::index(key)).map(|chunk| {
                     chunk.accept(index, &mut offer);
                     chunk.missing(index)
                 })
@@ -204,7 +203,9 @@ impl<H: Host> GuestMemfd<H> {
         let key = offset / BLOCK_SIZE;
         let page = {
             let mut chunks = self.chunks.of(key).lock();
-            chunks.get_mut(key).and_then(|chunk| chunk.take_refused(index_in_chunk(offset), pa))
+            chunks
+                .get_mut(shares::index(key))
+                .and_then(|chunk| chunk.take_refused(index_in_chunk(offset), pa))
         };
         let Some(page) = page else { return false };
         self.rmm.host().free_refused(page);
@@ -222,12 +223,12 @@ impl<H: Host> GuestMemfd<H> {
             let to = end.min(base.saturating_add(BLOCK_SIZE));
             {
                 let mut chunks = self.chunks.of(key).lock();
-                if let Some(chunk) = chunks.get_mut(key) {
+                if let Some(chunk) = chunks.get_mut(shares::index(key)) {
                     let last = to.saturating_sub(base).div_ceil(GRANULE_SIZE);
                     let last = usize::try_from(last).unwrap_or(usize::MAX);
                     chunk.release(self.rmm.host(), index_in_chunk(at), last);
                     if chunk.is_empty() {
-                        chunks.remove(key);
+                        chunks.remove(shares::index(key));
                     }
                 }
             }

@@ -26,7 +26,7 @@ use crate::host::LockClass;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
 use crate::rmm::Rmm;
 use crate::rmm::granule::DelegatedGranule;
-use crate::shares::Shares;
+use crate::shares::{self, Shares};
 use crate::{Errno, Host, Lock};
 use core::sync::atomic::AtomicU64;
 use realm_alloc::Sparse;
@@ -55,7 +55,7 @@ pub(crate) enum Tidy {
     Destroy,
 }
 
-/// Blocks by number.
+/// Blocks of a share, by their index in it.
 type Blocks = Sparse<Block>;
 
 /// The tables of one realm below those of the starting level, and what is mapped of the VMM's memory.
@@ -107,4 +107,9 @@ impl<H: Host> Stage2<'_, H> {
 /// The number of the block around an address.
 const fn number(ipa: u64) -> u64 {
     ipa / BLOCK_SIZE
+}
+
+/// The index of the block around an address in its share.
+const fn place(ipa: u64) -> u64 {
+    shares::index(number(ipa))
 }

@@ -1,7 +1,8 @@
 //! What the threads of a VMM can do to each other.
 
 use super::Vm;
-use crate::fake::{ALWAYS, FakeHost, NEVER, ON_UNLOCK, Process};
+use crate::error::Phase;
+use crate::fake::{ALWAYS, FakeHost, Granule, KILLED, NEVER, ON_UNLOCK, Process, Step};
 use crate::files::device::Limits;
 use crate::host::Owner;
 use crate::memory::guest_memfd::GuestMemfd;
@@ -11,7 +12,11 @@ use crate::realm::{CpuParams, Fault};
 use crate::{Device, Errno, Lock};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use realm_abi::kvm::{RmePopulate, UserMemoryRegion2};
+use realm_abi::kvm::{
+    EnableCap, MEMORY_ATTRIBUTE_PRIVATE, MemoryAttributes, RealmCommand, RmeInitRipas, RmePopulate,
+    UserMemoryRegion2,
+};
+use realm_abi::rmi::RmiCommand;
 use realm_alloc::Arc;
 
 const RAM: u64 = 0x4000_0000;
@@ -48,6 +53,8 @@ fn delete_slot(vm: &Vm<FakeHost>, process: &Process) -> Result<i64, Errno> {
 
 fn assert_ends_well(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
     assert_eq!(vm.tear_down(), Ok(()));
+    let slots = core::mem::take(&mut vm.memory.lock().slots.0);
+    drop(slots);
     assert_eq!((device.host().warnings(), device.host().realm_granules().len()), (0, 0));
     FakeHost::assert_all_came_back_or_is_named(device.rmm());
 }
@@ -140,5 +147,127 @@ fn what_was_never_used_of_a_huge_slot_takes_no_time() {
     let before = device.host().yields();
     delete_slot(&vm, &process).unwrap();
     assert!(device.host().yields() - before < 20, "{} pauses", device.host().yields() - before);
+    assert_ends_well(&device, &vm);
+}
+
+/// Ends the death of the thread that makes the ioctls of a test.
+struct Lives;
+
+impl Drop for Lives {
+    fn drop(&mut self) {
+        KILLED.set(false);
+    }
+}
+
+fn phase_after(vm: &Vm<FakeHost>) -> Phase {
+    KILLED.set(false);
+    vm.realm.phase()
+}
+
+fn enable(vm: &Vm<FakeHost>, process: &Process, base: u64, size: u64) -> Result<i64, Errno> {
+    let request = RmeInitRipas { base, size, reserved: [0; 2] };
+    let pointer = process.put(&request);
+    let cap = EnableCap::realm(vm.device().generation(), RealmCommand::INIT_RIPAS_REALM, pointer);
+    vm.enable_cap(process, &cap)
+}
+
+#[test]
+fn a_killed_thread_ends_an_init_ripas_and_the_realm_if_part_is_measured() {
+    let _lives = Lives;
+    for (asked, phase) in [(0, Phase::New), (1, Phase::Dying)] {
+        let (device, vm) = vm_of_bits(33);
+        let process = Process::new(device.rmm(), 1);
+        process.dies_after.set(Some(asked));
+        // The head, the middle and the tail are pieces of their own.
+        assert_eq!(enable(&vm, &process, RAM + PAGE, 3 * BLOCK_SIZE), Err(Errno::EINTR));
+        assert_eq!(phase_after(&vm), phase, "killed when asked for the time {asked}");
+        assert_ends_well(&device, &vm);
+    }
+}
+
+#[test]
+fn a_killed_thread_ends_a_populate_and_the_realm() {
+    let _lives = Lives;
+    for (asked, pins, phase) in [(0, 0, Phase::New), (3, 3, Phase::Dying)] {
+        let (device, vm) = vm();
+        let process = Process::new(device.rmm(), 1);
+        process.dies_after.set(Some(asked));
+        let request = RmePopulate { base: RAM, size: 8 * PAGE, flags: 0, reserved: [0; 3] };
+        assert_eq!(vm.populate(&process, &request), Err(Errno::EINTR));
+        assert_eq!((process.pins(), phase_after(&vm)), (pins, phase));
+        assert_ends_well(&device, &vm);
+    }
+}
+
+/// An active realm whose two blocks are private and mapped.
+fn with_private_memory() -> (Arc<Device<FakeHost>>, Arc<Vm<FakeHost>>) {
+    let (device, vm) = vm();
+    vm.realm.activate().unwrap();
+    let process = Process::new(device.rmm(), 1);
+    set_private(&vm, &process, true).unwrap();
+    let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
+    let range = slot.private_range(&slot.range()).unwrap();
+    for block in 0..2 {
+        vm.realm.fault_private(&range, RAM + block * BLOCK_SIZE, &ALWAYS, &ALWAYS).unwrap();
+    }
+    (device, vm)
+}
+
+fn set_private(vm: &Vm<FakeHost>, process: &Process, private: bool) -> Result<i64, Errno> {
+    let attributes = if private { MEMORY_ATTRIBUTE_PRIVATE } else { 0 };
+    vm.set_attributes(process, &MemoryAttributes { address: RAM, size: SIZE, attributes, flags: 0 })
+}
+
+/// Granules of data the RMM has.
+fn data(device: &Device<FakeHost>) -> usize {
+    device.host().with_rmm(|rmm| rmm.granules.values().filter(|state| **state == Granule::Data).count())
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_killed_thread_ends_a_change_of_attributes_which_can_be_made_again() {
+    let _lives = Lives;
+    let (device, vm) = with_private_memory();
+    let process = Process::new(device.rmm(), 1);
+    process.dies_after.set(Some(3));
+    assert_eq!(set_private(&vm, &process, false), Err(Errno::EINTR));
+    let left = data(&device);
+    assert!(left > 0 && left < 2 * 512, "{left} granules");
+    assert_eq!(set_private(&vm, &process, false), Err(Errno::EINTR), "nor does a dead thread take a lock");
+    assert_eq!((data(&device), phase_after(&vm)), (left, Phase::Active));
+    assert_eq!(set_private(&vm, &process, false), Ok(0));
+    assert_eq!(data(&device), 0);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_slot_stays_when_the_thread_that_removes_it_is_killed() {
+    let _lives = Lives;
+    let (device, vm) = with_private_memory();
+    let process = Process::new(device.rmm(), 1);
+    process.dies_after.set(Some(3));
+    assert_eq!(delete_slot(&vm, &process), Err(Errno::EINTR));
+    assert_eq!(phase_after(&vm), Phase::Active);
+    let slot = vm.memory.lock().slots.find(RAM).cloned().expect("the slot stays");
+    assert!(!slot.is_leaving() && data(&device) > 0);
+    // It is as good as before: what was taken away comes back.
+    let range = slot.private_range(&slot.range()).unwrap();
+    let valid = || vm.is_private(&slot, &(RAM..RAM + PAGE));
+    assert_eq!(vm.realm.fault_private(&range, RAM, &valid, &ALWAYS), Ok(Fault::Mapped));
+    assert_eq!(delete_slot(&vm, &process), Ok(0));
+    assert_eq!((data(&device), vm.memory.lock().slots.find(RAM).is_none()), (0, true));
+    drop(slot);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+fn a_slot_whose_memory_the_rmm_keeps_stays() {
+    let (device, vm) = with_private_memory();
+    let process = Process::new(device.rmm(), 1);
+    device.host().inject(|step| matches!(step, Step::Call(RmiCommand::DataDestroy { .. })), 700, 1);
+    assert_eq!(delete_slot(&vm, &process), Err(Errno::ENXIO));
+    assert_eq!((data(&device), vm.memory.lock().slots.find(RAM).is_some()), (1, true));
+    assert_eq!(delete_slot(&vm, &process), Ok(0));
     assert_ends_well(&device, &vm);
 }

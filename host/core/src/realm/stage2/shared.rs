@@ -2,7 +2,7 @@
 
 use super::spare::{Shortage, Spare, Stop, Supply};
 use super::tables::{block_at, has_table};
-use super::{Blocks, PIECE, Stage2, Tidy, number};
+use super::{Blocks, PIECE, Stage2, Tidy, number, place};
 use crate::error::RealmError;
 use crate::host::Pinned;
 use crate::realm::SharedFault;
@@ -207,17 +207,15 @@ impl<H: Host> Stage2<'_, H> {
 
     /// The first unprotected address from `ipa` on in whose block something is mapped or a table is.
     pub(crate) fn next_shared(&self, ipa: u64) -> Option<u64> {
-        let in_share = |blocks: &Blocks| {
-            let mut from = number(ipa);
+        let number = self.tables.blocks.first(number(ipa), |blocks, mut from| {
             loop {
-                let (number, block) = blocks.next(from)?;
+                let (place, block) = blocks.next(from)?;
                 if block.table.is_some() || !matches!(block.shared, Shared::None) {
-                    return Some(number);
+                    return Some(place);
                 }
-                from = number.checked_add(1)?;
+                from = place.checked_add(1)?;
             }
-        };
-        let number = self.tables.blocks.iter().filter_map(|share| in_share(&share.lock())).min()?;
+        })?;
         Some(number.saturating_mul(BLOCK_SIZE).max(ipa))
     }
 
@@ -252,7 +250,7 @@ impl<H: Host> Stage2<'_, H> {
     fn unmap_some(&self, blocks: &mut Blocks, spare: &mut Spare, base: u64, end: u64) -> Result<u64, Stop> {
         let first = align_down(base, BLOCK_LEVEL);
         let whole = base == first && end.saturating_sub(base) == BLOCK_SIZE;
-        if let Some(Shared::Block { .. }) = blocks.get(number(base)).map(|block| &block.shared) {
+        if let Some(Shared::Block { .. }) = blocks.get(place(base)).map(|block| &block.shared) {
             if whole {
                 self.unmap_block(blocks, base)?;
                 return Ok(end);
@@ -260,7 +258,7 @@ impl<H: Host> Stage2<'_, H> {
             self.split_block(blocks, spare, base)?;
         }
         let page = self.page_size();
-        let Some(block) = blocks.get_mut(number(base)) else { return Ok(end) };
+        let Some(block) = blocks.get_mut(place(base)) else { return Ok(end) };
         let Shared::Pages(pages) = &mut block.shared else { return Ok(end) };
         let mut left = PIECE.saturating_mul(2);
         let mut at = base & !page.wrapping_sub(1);
@@ -284,7 +282,7 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Removes a block that is mapped as one, if there is one.
     fn unmap_block(&self, blocks: &mut Blocks, ipa: u64) -> Result<(), RealmError> {
-        let Some(block) = blocks.get_mut(number(ipa)) else { return Ok(()) };
+        let Some(block) = blocks.get_mut(place(ipa)) else { return Ok(()) };
         let Shared::Block { pa } = block.shared else { return Err(RealmError::NoMemory) };
         self.unmap_entry(align_down(ipa, BLOCK_LEVEL), BLOCK_LEVEL)?;
         block.shared = Shared::None;
@@ -299,7 +297,7 @@ impl<H: Host> Stage2<'_, H> {
         }
         self.create_tables(blocks, spare, ipa, BLOCK_LEVEL, RTT_PAGE_LEVEL)?;
         let pages = spare.pages.pop();
-        if let Some(block) = blocks.get_mut(number(ipa))
+        if let Some(block) = blocks.get_mut(place(ipa))
             && let Shared::Block { pa } = block.shared
             && let Some(mut pages) = pages
         {
@@ -372,7 +370,7 @@ impl<H: Host> Stage2<'_, H> {
     pub(crate) fn shares_nothing_around(&self, ipa: u64) -> bool {
         let alias = self.tables.space.alias(ipa);
         let blocks = self.blocks(alias).lock();
-        blocks.get(number(alias)).is_none_or(|block| matches!(block.shared, Shared::None))
+        blocks.get(place(alias)).is_none_or(|block| matches!(block.shared, Shared::None))
     }
 
     /// Bytes of the VMM's memory that are held.

@@ -1,7 +1,7 @@
 //! Creating, folding and destroying tables.
 
 use super::spare::{Shortage, Spare, Stop};
-use super::{Block, Blocks, Shared, Stage2, Tidy, number};
+use super::{Block, Blocks, Shared, Stage2, Tidy, number, place};
 use crate::error::RealmError;
 use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
 use crate::rmm::granule::DelegatedGranule;
@@ -34,17 +34,17 @@ pub(super) fn block_at<'a>(
     ipa: u64,
     spare: &mut Spare,
 ) -> Result<&'a mut Block, Stop> {
-    let number = number(ipa);
+    let place = place(ipa);
     let short = || Stop::Short(Shortage { records: 1, ..Shortage::default() });
-    if blocks.get(number).is_none() {
-        blocks.insert(number, Block::default(), &mut spare.blocks).map_err(|_| short())?;
+    if blocks.get(place).is_none() {
+        blocks.insert(place, Block::default(), &mut spare.blocks).map_err(|_| short())?;
     }
-    blocks.get_mut(number).ok_or_else(short)
+    blocks.get_mut(place).ok_or_else(short)
 }
 
 /// Whether the Host made a table of the last level for `ipa`.
 pub(super) fn has_table(blocks: &Blocks, ipa: u64) -> bool {
-    blocks.get(number(ipa)).is_some_and(|block| block.table.is_some())
+    blocks.get(place(ipa)).is_some_and(|block| block.table.is_some())
 }
 
 /// Whether a table at `level` could not be made because there is one: ERROR_RTT with the level of its parent entry (RMM 1.0,
@@ -56,17 +56,15 @@ fn already_there(error: RmiError, level: i64) -> Result<(), Stop> {
 impl<H: Host> Stage2<'_, H> {
     /// The first address from `ipa` on for which the Host made a table of the last level.
     pub(super) fn next_page_table(&self, ipa: u64) -> Option<u64> {
-        let in_share = |blocks: &Blocks| {
-            let mut from = number(ipa);
+        let number = self.tables.blocks.first(number(ipa), |blocks, mut from| {
             loop {
-                let (number, block) = blocks.next(from)?;
+                let (place, block) = blocks.next(from)?;
                 if block.table.is_some() {
-                    return Some(number);
+                    return Some(place);
                 }
-                from = number.checked_add(1)?;
+                from = place.checked_add(1)?;
             }
-        };
-        let number = self.tables.blocks.iter().filter_map(|share| in_share(&share.lock())).min()?;
+        })?;
         Some(number.saturating_mul(BLOCK_SIZE).max(ipa))
     }
 
@@ -178,7 +176,7 @@ impl<H: Host> Stage2<'_, H> {
     /// homogeneous; tells whether it did. Not folding is no error: the table just stays.
     pub(super) fn fold(&self, blocks: &mut Blocks, ipa: u64) -> bool {
         let (base, level) = (align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL);
-        let Some(block) = blocks.get_mut(number(ipa)).filter(|block| block.table.is_some()) else {
+        let Some(block) = blocks.get_mut(place(ipa)).filter(|block| block.table.is_some()) else {
             return false;
         };
         let Ok(pa) = self.rmm.rmi().rtt_fold(self.rd, base, level) else { return false };
@@ -198,7 +196,7 @@ impl<H: Host> Stage2<'_, H> {
                 self.fold(blocks, ipa);
             }
             Tidy::Destroy => {
-                let Some(block) = blocks.get_mut(number(ipa)) else { return };
+                let Some(block) = blocks.get_mut(place(ipa)) else { return };
                 let Some(table) = &block.table else { return };
                 let base = align_down(ipa, BLOCK_LEVEL);
                 if let Ok(why) = self.destroy_table(table.pa(), base, RTT_PAGE_LEVEL) {
@@ -218,7 +216,7 @@ impl<H: Host> Stage2<'_, H> {
         for _ in 0..TABLES_PER_PIECE {
             let Some(ipa) = self.next_page_table(0) else { return self.destroy_upper_piece() };
             let mut blocks = self.blocks(ipa).lock();
-            if let Some(block) = blocks.get_mut(number(ipa))
+            if let Some(block) = blocks.get_mut(place(ipa))
                 && let Some(table) = &block.table
             {
                 let removed = self.destroy_table(table.pa(), align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL)?;

@@ -1,7 +1,7 @@
 //! What the tables of a realm look like after what the Host did.
 
 use crate::error::RealmError;
-use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, PIN_LIMIT, Step};
+use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, PIN_LIMIT, Step, heap};
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::realm::{CpuParams, Fault, Realm, SharedFault, Supply};
@@ -462,6 +462,38 @@ fn an_empty_table_that_cannot_be_folded_keeps_a_block_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_realm_that_is_destroyed_holds_nothing_in_place() {
+    for size in [0x1000, BLOCK_SIZE] {
+        let vm = Vm::active(12);
+        vm.share(RAM, 0x9_0000_0000, size).unwrap();
+        vm.rmm.host().inject(
+            |step| matches!(step, Step::Call(RmiCommand::RttUnmapUnprotected { .. })),
+            0,
+            u64::MAX,
+        );
+        assert!(vm.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).is_err());
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (size, size));
+        // It goes with its table, or with the realm.
+        vm.realm.destroy().unwrap();
+        assert_eq!((vm.realm.pinned(), vm.rmm.host().held()), (0, 0));
+    }
+}
+
+#[test]
+fn memory_of_the_guest_is_kept_when_its_table_gets_none() {
+    let vm = Vm::active(12);
+    vm.ram().ensure(RAM).unwrap();
+    let host = vm.rmm.host();
+    host.refuse_next(1 << 40);
+    let pages = host.pages();
+    let refused = vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap_err();
+    assert_eq!(refused.errno(), Errno::ENXIO);
+    assert!(vm.ram().has_memory(RAM) && host.pages() == pages && host.refused_pages() > 0);
+    vm.end();
+}
+
+#[test]
 fn a_realm_shares_no_more_than_its_vm_may_hold() {
     let vm = Vm::with_limit(12, 3 * 0x1000);
     for page in 0..3 {
@@ -618,4 +650,45 @@ fn a_file_has_whole_host_pages() {
     }
     assert_eq!(GuestMemfd::new(rmm.clone(), 0x1_0000).unwrap().size(), 0x1_0000);
     assert_eq!(rmm.host().page_shift(), 16);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn vcpus_that_fault_in_different_blocks_do_not_wait_for_each_other() {
+    /// Long enough for any machine: only a test that fails waits for it.
+    const PATIENCE: core::time::Duration = core::time::Duration::from_secs(60);
+    let vm = Vm::active(12);
+    std::thread::scope(|threads| {
+        let (vm, (done, served)) = (&vm, std::sync::mpsc::channel());
+        // A vCPU that is at work in a block, and stays there.
+        let busy = vm.realm.tables.blocks.of(super::number(RAM)).lock();
+        // A thread takes memory.
+        let _pause = heap::Pause::new();
+        threads.spawn(move || {
+            let fault = vm.realm.fault_private(&vm.ram(), RAM + BLOCK_SIZE, &ALWAYS, &ALWAYS);
+            let shared = vm.share(RAM + 2 * BLOCK_SIZE, 0x9_0000_0000, BLOCK_SIZE);
+            done.send((fault, shared)).unwrap();
+        });
+        let outcome = served.recv_timeout(PATIENCE);
+        drop(busy);
+        assert_eq!(outcome, Ok((Ok(Fault::Mapped), Ok(SharedFault::Mapped))));
+    });
+    vm.end();
+}
+
+#[test]
+fn what_the_host_remembers_of_a_block_of_memory_is_small() {
+    // As a guest of 8 GiB.
+    const BLOCKS: u64 = 4096;
+    let rmm = FakeHost::started(12);
+    let before = heap::live();
+    let memfd = GuestMemfd::new(rmm.clone(), BLOCKS * BLOCK_SIZE).unwrap();
+    let range = PrivateRange { memfd: &memfd, offset: 0, ipa: 0, size: memfd.size() };
+    for block in 0..BLOCKS {
+        range.ensure(block * BLOCK_SIZE).unwrap();
+    }
+    let each = (heap::live() - before) / BLOCKS;
+    assert!(each > 0 && each < 300, "{each} bytes for each 2 MiB");
+    drop(memfd);
+    assert_eq!((heap::live(), rmm.host().pages()), (before, 0));
 }
