@@ -231,15 +231,15 @@ fn an_sgi_wakes_a_vcpu_that_waits() {
 fn every_way_to_wait_sleeps_once_until_the_timer() {
     // The clock of this machine stands still until somebody sleeps: a wait that does not sleep ends at once, and too early.
     const UNTIL: u64 = 1 << 40;
-    const WAYS: [fn(&mut Guest); 3] = [
-        |guest| guest.wfi(),
-        |guest| guest.wfit(u64::MAX),
-        |guest| {
+    const WAYS: [(&str, fn(&mut Guest)); 3] = [
+        ("WFI", |guest| guest.wfi()),
+        ("WFIT", |guest| guest.wfit(u64::MAX)),
+        ("CPU_SUSPEND", |guest| {
             let call = PsciCall::CpuSuspend { smc64: true, power_state: 0, entry_point: 0, context_id: 0 };
             assert_eq!(guest.psci(&call), PsciStatus::SUCCESS);
-        },
+        }),
     ];
-    for wait in WAYS {
+    for (way, wait) in WAYS {
         let woken = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&woken);
         let vmm = active(1, move |guest| {
@@ -248,7 +248,7 @@ fn every_way_to_wait_sleeps_once_until_the_timer() {
             seen.store(guest.mrs(CNTVCT_EL0).expect("the counter"), Ordering::SeqCst);
         });
         run_to_the_end(&vmm, 0);
-        assert_eq!(woken.load(Ordering::SeqCst), UNTIL);
+        assert_eq!(woken.load(Ordering::SeqCst), UNTIL, "{way}");
         vmm.end();
     }
 }
