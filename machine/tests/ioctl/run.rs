@@ -231,7 +231,8 @@ fn an_sgi_wakes_a_vcpu_that_waits() {
 fn every_way_to_wait_sleeps_once_until_the_timer() {
     // The clock of this machine stands still until somebody sleeps: a wait that does not sleep ends at once, and too early.
     const UNTIL: u64 = 1 << 40;
-    const WAYS: [(&str, fn(&mut Guest)); 3] = [
+    type Wait = fn(&mut Guest);
+    const WAYS: [(&str, Wait); 3] = [
         ("WFI", |guest| guest.wfi()),
         ("WFIT", |guest| guest.wfit(u64::MAX)),
         ("CPU_SUSPEND", |guest| {
