@@ -71,6 +71,7 @@ fn everything(nightly: bool) -> Result {
         shell::run(tests.env("RUSTFLAGS", "--cfg loom"))
     })?;
     main_job()?;
+    setup::qemu()?;
     step("build the images", || Image::ALL.iter().try_for_each(|image| image.build().map(|_| ())))?;
     miri::build()?;
     fuzz::build()?;
