@@ -32,6 +32,8 @@ enum Power {
     Off,
     OnPending(Entry),
     On,
+    /// It cannot take part, and nothing turns it on.
+    Unfit,
 }
 
 /// What to do after a call.
@@ -112,7 +114,7 @@ impl Psci {
                         None => return status(PsciStatus::INVALID_PARAMETERS),
                         Some(Power::On) => AffinityState::ON,
                         Some(Power::OnPending(_)) => AffinityState::ON_PENDING,
-                        Some(Power::Off) => AffinityState::OFF,
+                        Some(Power::Off | Power::Unfit) => AffinityState::OFF,
                     };
                 Action::Return(state.0)
             }
@@ -133,6 +135,11 @@ impl Psci {
         Some(entry)
     }
 
+    /// CPU `cpu` can never be turned on: it is not like the others.
+    pub fn give_up(&self, cpu: usize) {
+        self.set(cpu, Power::Unfit);
+    }
+
     fn on(&self, target: u64, entry: Entry, is_entry: impl Fn(u64) -> bool) -> Action {
         let Some(cpu) = self.cpu(target) else { return status(PsciStatus::INVALID_PARAMETERS) };
         if !is_entry(entry.address) {
@@ -143,6 +150,7 @@ impl Psci {
             None => status(PsciStatus::INVALID_PARAMETERS),
             Some(Power::On) => status(PsciStatus::ALREADY_ON),
             Some(Power::OnPending(_)) => status(PsciStatus::ON_PENDING),
+            Some(Power::Unfit) => status(PsciStatus::INTERNAL_FAILURE),
             Some(state @ Power::Off) => {
                 *state = Power::OnPending(entry);
                 Action::Wake(cpu)
@@ -221,6 +229,16 @@ mod tests {
         assert_eq!(psci.call(1, &PsciCall::CpuOff, |_| true), Action::Off);
         assert_eq!(info(&psci, 1), Action::Return(1));
         assert_eq!(on(&psci, 1), Action::Wake(1));
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_like_the_others_stays_off() {
+        let psci = Psci::new(2);
+        assert_eq!(on(&psci, 1), Action::Wake(1));
+        psci.give_up(1);
+        assert_eq!(psci.take_entry(1), None);
+        assert_eq!(on(&psci, 1), status(PsciStatus::INTERNAL_FAILURE));
+        assert_eq!(info(&psci, 1), Action::Return(1));
     }
 
     #[test]
