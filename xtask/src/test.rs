@@ -69,9 +69,10 @@ pub fn test(options: &Options) -> Result {
     }
     check("unit, property and command tests", &mut tests)?;
     check(
-        "granule locks under loom",
+        "granule locks and the granule protection table under loom",
         shell::cargo()
             .args(["test", "--locked", "--release", "--package", "realm-rmm", "--test", "lock_loom"])
+            .args(["--package", "realm-monitor", "--test", "gpt_loom"])
             .args(["--target-dir".as_ref(), shell::target().join("loom").as_os_str()])
             .env("RUSTFLAGS", "--cfg loom"),
     )?;
