@@ -3,6 +3,7 @@
 use crate::boot::{self, Echo, Machine};
 use crate::image::{self, Image, Offer, Stub};
 use crate::linux::{self, Linux};
+use crate::resets;
 use crate::setup;
 use crate::shell::{self, Error, Result};
 use realm_abi::rmi::HashAlgorithm;
@@ -16,6 +17,8 @@ use std::time::Duration;
 /// All of them.
 pub fn all() -> Result {
     shell::step("the monitor with stand-ins around it", check_monitor)?;
+    shell::step("the monitor on CPUs that lack something", check_lacking)?;
+    shell::step("the monitor after resets from outside", check_resets)?;
     shell::step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
     shell::step("monitor and RMM with 40 GiB of memory", check_large)?;
     shell::step("the RMM below a foreign EL3", check_foreign_el3)?;
@@ -54,13 +57,18 @@ impl Boot<'_> {
         })
     }
 
-    /// Runs it and returns what it said.
-    fn console(&self, change: impl FnOnce(&Machine, &mut Command)) -> Result<String> {
+    /// The machine, and what is in its flash.
+    fn prepare(&self) -> Result<(Machine, Vec<u8>)> {
         setup::qemu()?;
         let read = |path: &PathBuf| std::fs::read(path).map_err(Error::file(path));
         let flash =
             image::flash(&read(&self.monitor)?, &read(&self.rmm)?, &read(&self.payload)?, self.offer)?;
-        let machine = Machine { smp: self.cpus, memory: self.memory.into(), icount: false };
+        Ok((Machine { smp: self.cpus, memory: self.memory.into(), icount: false }, flash))
+    }
+
+    /// Runs it and returns what it said.
+    fn console(&self, change: impl FnOnce(&Machine, &mut Command)) -> Result<String> {
+        let (machine, flash) = self.prepare()?;
         let quiet = |qemu: &mut Command| {
             qemu.stdin(Stdio::null());
             change(&machine, qemu);
@@ -103,7 +111,7 @@ const STUB_SAYS: &[&str] = &[
     "payload: CPU_SUSPEND 0",
     "payload: CPU 1 was on",
     "payload: CPU_ON 2: -2",
-    "payload: an access of the RMM: 0 ESR 0x2000000 SPSR 0x3c9",
+    "payload: an access of the RMM: 0 ESR 0x2000000 SPSR 0x600003c9",
     "payload: a fault of the RMM: -1 -1, left 0x0 0x0 0x0",
 ];
 
@@ -111,6 +119,28 @@ const STUB_SAYS: &[&str] = &[
 fn check_monitor() -> Result {
     let boot = Boot { rmm: Stub::Rmm.build()?, memory: "4G", ..Boot::of(Stub::Payload.build()?)? };
     has_lines(&boot.console(|_, _| ())?, STUB_SAYS)
+}
+
+/// Boots CPUs without what the firmware needs: it says what, and turns the machine off. The last `-cpu` counts.
+fn check_lacking() -> Result {
+    for (cpu, feature) in [("max,x-rme=on,pauth=off", "PAuth"), ("max", "RME")] {
+        let boot = Boot { rmm: Stub::Rmm.build()?, ..Boot::of(Stub::Payload.build()?)? };
+        let said = boot.console(|_, qemu| {
+            qemu.args(["-cpu", cpu]);
+        })?;
+        let expected = format!("monitor: cannot boot: the CPU lacks {feature}");
+        if said.trim() != expected {
+            return Err(Error::Other(format!("`-cpu {cpu}` did not say `{expected}` alone but:\n{said}")));
+        }
+    }
+    Ok(())
+}
+
+/// Resets a machine of four CPUs again and again.
+fn check_resets() -> Result {
+    let boot = Boot { rmm: Stub::Rmm.build()?, cpus: 4, ..Boot::of(Stub::Waiting.build()?)? };
+    let (machine, flash) = boot.prepare()?;
+    resets::run(&machine, &flash, LIMIT)
 }
 
 /// The runs of the Host with realms made by hand.

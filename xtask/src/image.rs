@@ -101,6 +101,8 @@ pub enum Stub {
     Payload,
     /// For the payload: a Host with one realm made by hand.
     Host,
+    /// For the payload: CPUs that wait for a reset.
+    Waiting,
     /// For the monitor.
     El3,
 }
@@ -113,6 +115,7 @@ impl Stub {
             Self::Rmm => ("rmm", layout::RMM_IMAGE.base),
             Self::Payload => ("payload", layout::PAYLOAD_BASE),
             Self::Host => ("host", layout::PAYLOAD_BASE),
+            Self::Waiting => ("waiting", layout::PAYLOAD_BASE),
             Self::El3 => ("el3", layout::FLASH.base),
         };
         let dir = images()?;

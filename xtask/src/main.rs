@@ -8,6 +8,7 @@ mod image;
 mod initrd;
 mod kernel;
 mod linux;
+mod resets;
 mod run;
 mod setup;
 mod shell;
