@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// Options of `cargo xtask boot`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// CPUs, 1 to 8.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// CPUs, 1 to 123.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=123))]
     smp: u8,
     /// Memory, as QEMU's -m takes it.
     #[arg(long, default_value = "2G", value_name = "SIZE")]

@@ -8,15 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// How many there are.
-const RESETS: usize = 40;
 /// The end of the line in which the payload says that all its CPUs wait.
 const WAITS: &str = " CPUs wait for a reset";
 /// The first line of a boot.
 const BEGINS: &str = "monitor: realmkit ";
 
-/// Boots `flash` and resets the machine again and again; each boot must say what the first said, and say it to its end.
-pub fn run(machine: &Machine, flash: &[u8], limit: Duration) -> Result {
+/// Boots `flash` and resets the machine so many times; each boot must say what the first said, and that all CPUs wait.
+pub fn run(machine: &Machine, flash: &[u8], resets: usize, limit: Duration) -> Result {
     let socket = shell::target().join("images").join(format!("qmp-{}", std::process::id()));
     let mut monitor = Monitor { socket: socket.clone(), stream: None };
     let mut boots = 0;
@@ -32,7 +30,7 @@ pub fn run(machine: &Machine, flash: &[u8], limit: Duration) -> Result {
         |line| {
             if line.ends_with(WAITS) {
                 boots += 1;
-                let command = if boots > RESETS { "quit" } else { "system_reset" };
+                let command = if boots > resets { "quit" } else { "system_reset" };
                 problem = problem.take().or(monitor.say(command).err());
             }
         },
@@ -42,16 +40,17 @@ pub fn run(machine: &Machine, flash: &[u8], limit: Duration) -> Result {
     if let Some(problem) = problem {
         return Err(Error::Other(format!("QEMU's machine protocol at {}: {problem}", socket.display())));
     }
-    judge(&said?)
+    judge(&said?, machine.smp.into(), resets + 1)
 }
 
-/// Whether there are as many boots as there should be, and all alike.
-fn judge(said: &str) -> Result {
+/// Whether there are as many boots as there should be, of all CPUs and all alike.
+fn judge(said: &str, cpus: usize, expected: usize) -> Result {
     let boots: Vec<&str> = said.split(BEGINS).skip(1).collect();
-    let different = boots.iter().position(|boot| *boot != boots[0] || !boot.trim_end().ends_with(WAITS));
+    let end = format!(" {cpus}{WAITS}");
+    let different = boots.iter().position(|boot| *boot != boots[0] || !boot.trim_end().ends_with(&end));
     match different {
-        None if boots.len() == RESETS + 1 => Ok(()),
-        None => Err(Error::Other(format!("{} boots, not {}:\n{said}", boots.len(), RESETS + 1))),
+        None if boots.len() == expected => Ok(()),
+        None => Err(Error::Other(format!("{} boots, not {expected}:\n{said}", boots.len()))),
         Some(boot) => Err(Error::Other(format!("boot {boot} is not as the first:\n{said}"))),
     }
 }
@@ -105,17 +104,17 @@ mod tests {
 
     #[test]
     fn every_boot_has_to_say_what_the_first_said_and_to_come_to_its_end() {
-        let whole = "4 CPUs wait for a reset";
-        let all = vec![whole; RESETS + 1];
-        assert!(judge(&console(&all)).is_ok());
-        assert!(judge(&console(&all[1..])).is_err());
-        for wrong in ["3 CPUs wait for a reset", "monitor: FAULT\n4 CPUs wait for a reset", ""] {
-            for at in [1, RESETS] {
-                let mut boots = all.clone();
-                boots[at] = wrong;
-                assert!(judge(&console(&boots)).is_err(), "{wrong}");
-            }
+        const WHOLE: &str = "waiting: 4 CPUs wait for a reset";
+        let all = [WHOLE; 3];
+        assert!(judge(&console(&all), 4, 3).is_ok());
+        assert!(judge(&console(&all), 4, 4).is_err());
+        assert!(judge(&console(&all), 14, 3).is_err());
+        for wrong in
+            ["waiting: 3 CPUs wait for a reset", "monitor: FAULT\nwaiting: 4 CPUs wait for a reset", ""]
+        {
+            assert!(judge(&console(&[WHOLE, wrong, WHOLE]), 4, 3).is_err(), "{wrong}");
+            assert!(judge(&console(&[WHOLE, WHOLE, wrong]), 4, 3).is_err(), "{wrong}");
         }
-        assert!(judge(&console(&vec!["nothing"; RESETS + 1])).is_err());
+        assert!(judge(&console(&["nothing"; 3]), 4, 3).is_err());
     }
 }

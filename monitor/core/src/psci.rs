@@ -1,6 +1,6 @@
 //! PSCI 1.1 for the Non-secure world (DEN0022): which CPUs run, and what a call makes of them.
 
-use crate::layout::MAX_CPUS;
+use crate::layout::{MAX_CPUS, cpu_of};
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus, VERSION_1_1, fid};
 use realm_abi::smccc;
 use spin::Mutex;
@@ -158,10 +158,12 @@ impl Psci {
         }
     }
 
-    /// The CPU with this affinity: on this board affinity 0 counts the CPUs of the only cluster.
+    /// The CPU with this affinity.
     fn cpu(&self, target: u64) -> Option<usize> {
-        let cpu = usize::try_from(target & AFFINITY).ok()?;
-        if target & !AFFINITY == 0 && cpu < self.cpus { Some(cpu) } else { None }
+        if target & !AFFINITY != 0 {
+            return None;
+        }
+        cpu_of(target).filter(|cpu| *cpu < self.cpus)
     }
 
     fn set(&self, cpu: usize, to: Power) {
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn a_cpu_that_is_not_there_and_an_entry_that_is_none_are_refused() {
         let psci = Psci::new(2);
-        for target in [2, 8, 0x100, 1 << 31 | 1, 1 << 40] {
+        for target in [2, 8, 16, 0x100, 1 << 31 | 1, 1 << 40] {
             assert_eq!(on(&psci, target), status(PsciStatus::INVALID_PARAMETERS), "{target:#x}");
             assert_eq!(info(&psci, target), status(PsciStatus::INVALID_PARAMETERS), "{target:#x}");
         }

@@ -64,6 +64,9 @@ pub extern "C" fn primary() -> ! {
     edit_device_tree(&board);
     write_manifest(&board, &package);
     let cpus = board.cpus.min(MAX_CPUS);
+    if cpus < board.cpus {
+        console::print(format_args!("monitor: of {} CPUs {cpus} can be turned on\n", board.cpus));
+    }
     SERVICES.call_once(|| Services::new(package.interface, layout::rmm_pool(&board)));
     PSCI.call_once(|| Psci::new(cpus));
     stage1::enable();

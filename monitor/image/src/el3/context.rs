@@ -9,11 +9,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 pub use realm_monitor::control::World;
 use realm_monitor::control::{Cptr, Mdcr, Scr, SctlrEl3, el2};
 use realm_monitor::features::Features;
-use realm_monitor::layout::MAX_CPUS;
+use realm_monitor::layout::{CLUSTER_SHIFT, MAX_CPUS};
 use realm_monitor::services::GTSI_DELEGATE;
+use realm_monitor::stage1::PAGE_SIZE;
 
 /// Bytes of a CPU's stack with the page below it that is not mapped.
-pub const STACK_SIZE: usize = 64 << 10;
+pub const STACK_SIZE: usize = 32 << 10;
 
 /// Why a world came back to EL3; the vector it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +175,18 @@ pub unsafe fn worlds(cpu: usize) -> &'static mut Worlds {
     unsafe { &mut *WORLDS[cpu].0.get() }
 }
 
+/// Wipes what earlier calls left on the stack of CPU `cpu`, which this is: keys and nonces of signatures among it, of which
+/// the crates that make them wipe only what they own.
+pub fn wipe_stack(cpu: usize) {
+    // The lowest page of a stack is not mapped.
+    let end = STACKS.0.get() as u64 + (cpu * STACK_SIZE) as u64 + PAGE_SIZE;
+    // SAFETY: below the stack pointer nothing is alive, and interrupts are masked.
+    unsafe { wipe_below_stack_pointer(end) };
+}
+
 unsafe extern "C" {
+    #[link_name = "wipe_stack"]
+    fn wipe_below_stack_pointer(end: u64);
     fn enter_world(context: *mut Context) -> Left;
     fn save_world(context: *mut Context);
     fn load_world(context: *const Context);
@@ -321,6 +333,7 @@ extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
 global_asm!(
     include_str!("asm/start.s"),
     max_cpus = const MAX_CPUS,
+    cluster_shift = const CLUSTER_SHIFT,
     scr_boot = const Scr::BOOT.bits(),
     sctlr = const SctlrEl3::RESET.bits(),
     gicd_ctlr = const super::gic::DISTRIBUTOR_CONTROL,
@@ -354,5 +367,6 @@ global_asm!(
     kind_fiq = const KIND_FIQ,
     kind_serror = const KIND_SERROR,
     stack_size = const STACK_SIZE,
+    cluster_shift = const CLUSTER_SHIFT,
     own_fault = sym own_fault,
 );

@@ -1,6 +1,7 @@
 //! The GICv3: every interrupt belongs to the Non-secure world, except what EL3 wakes CPUs with.
 
 use super::sysreg::{self, read, write};
+use realm_monitor::layout::CLUSTER_SHIFT;
 
 const DISTRIBUTOR: usize = 0x0800_0000;
 const REDISTRIBUTORS: usize = 0x080a_0000;
@@ -93,8 +94,9 @@ pub fn init_cpu(cpu: usize) {
 /// Wakes a CPU that waits for [`acknowledge`] to tell it so.
 pub fn wake(cpu: usize) {
     sysreg::dsb();
-    // ICC_SGI0R_EL1: a group 0 SGI to the CPU with this affinity 0 in cluster 0.
-    write!("S3_0_C12_C11_7", u64::from(WAKE) << 24 | 1 << cpu);
+    let (cluster, within) = (cpu as u64 >> CLUSTER_SHIFT, cpu & ((1 << CLUSTER_SHIFT) - 1));
+    // ICC_SGI0R_EL1: a group 0 SGI to the CPU with this affinity 0 in the cluster of this affinity 1.
+    write!("S3_0_C12_C11_7", u64::from(WAKE) << 24 | cluster << 16 | 1 << within);
     sysreg::isb();
 }
 

@@ -1,7 +1,7 @@
 //! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
 
 use super::boot::{psci, services};
-use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, worlds};
+use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, wipe_stack, worlds};
 use super::sysreg::{self, read};
 use super::{console, gic, gpt, measure, memory, power, reflect, registers};
 use realm_abi::psci::PsciCall;
@@ -219,6 +219,9 @@ impl Cpu {
         let shared = unsafe { memory::slice_mut(layout::SHARED_BUFFER) };
         let reply = services().call(&call, shared, measure::platform);
         drop(guard);
+        if matches!(call, El3Call::AttestGetPlatToken { .. } | El3Call::TokenSign { .. }) {
+            wipe_stack(self.index);
+        }
         regs[..4].copy_from_slice(&reply.to_regs());
         None
     }

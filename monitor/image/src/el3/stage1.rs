@@ -5,7 +5,7 @@ use realm_monitor::control::SctlrEl3;
 use realm_monitor::layout::{self, Range};
 use realm_monitor::stage1::{Kind, MAIR, MapError, PAGE_SIZE, Table, Tables};
 
-const TABLES: usize = 12;
+const TABLES: usize = 16;
 
 #[repr(C, align(4096))]
 struct Memory(UnsafeCell<[Table; TABLES]>);

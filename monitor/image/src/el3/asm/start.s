@@ -3,10 +3,17 @@
     .section .text.reset, "ax"
     .global reset
 reset:
+    // Clusters of CPUs; who is beyond them takes no part.
     mrs     x0, mpidr_el1
     and     x19, x0, #0xff
-    ubfx    x1, x0, #8, #16
+    cmp     x19, #1 << {cluster_shift}
+    b.hs    stop
+    ubfx    x1, x0, #16, #8
     cbnz    x1, stop
+    ubfx    x1, x0, #32, #8
+    cbnz    x1, stop
+    ubfx    x1, x0, #8, #8
+    add     x19, x19, x1, lsl #{cluster_shift}
     cmp     x19, #{max_cpus}
     b.hs    stop
     msr     daifset, #0xf

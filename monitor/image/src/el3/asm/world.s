@@ -298,13 +298,25 @@ load_world:
     isb
     ret
 
+// wipe_stack(end): what calls have left of their frames, from the stack pointer down to the end.
+    .global wipe_stack
+wipe_stack:
+    mov     x1, sp
+1:  cmp     x1, x0
+    b.ls    2f
+    stp     xzr, xzr, [x1, #-16]!
+    b       1b
+2:  ret
+
 // A fault of the monitor itself. Its stack may be what is broken: take the top of the last good one.
 own_fault:
     mrs     x0, esr_el3
     mrs     x1, elr_el3
     mrs     x2, far_el3
     mrs     x3, mpidr_el1
-    and     x3, x3, #0xff
+    and     x5, x3, #0xf
+    ubfx    x3, x3, #8, #8
+    add     x3, x5, x3, lsl #{cluster_shift}
     ldr     x4, =stacks
     mov     x5, #{stack_size}
     add     x3, x3, #1
