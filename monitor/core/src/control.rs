@@ -16,6 +16,7 @@ pub enum World {
 bitflags! {
     /// SCR_EL3: the world below, what of it comes to EL3, and what it may use.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(transparent)]
     pub struct Scr: u64 {
         /// Not Secure: Non-secure, with `NSE` Realm. There is no Secure world.
         const NS = 1 << 0;
@@ -159,6 +160,8 @@ impl Scr {
             (Features::CSV2_2, Self::EN_SCXT),
             (Features::MTE2, Self::ATA),
             (Features::AMU_OFFSETS, Self::AMVOFFEN),
+            // A change of streaming mode clears it, so an RMM that leaves that has to keep the Non-secure world's.
+            (Features::FPMR, Self::EN_FPM),
         ];
         let non_secure = [
             (Features::SME, Self::EN_TP2),
@@ -172,7 +175,6 @@ impl Scr {
             (Features::S1POE, Self::PI_EN),
             (Features::S2POE, Self::PI_EN),
             (Features::AIE, Self::AI_EN),
-            (Features::FPMR, Self::EN_FPM),
             (Features::PFAR, Self::PFAR_EN),
             (Features::FGT2, Self::FGT_EN2),
             (Features::HDBSS, Self::HDBSS_EN),
@@ -422,14 +424,17 @@ impl SctlrEl3 {
 
 /// Registers of EL2 that are not zero when a world starts at EL2, out of reset.
 pub mod el2 {
-    /// SCTLR_EL2: translation, caches and checks off; the bits that are RES1 as long as HCR_EL2.E2H is clear.
-    pub const SCTLR: u64 = 0x30c5_0830;
-    /// CPTR_EL2: nothing traps; bits that are RES1 as long as HCR_EL2.E2H is clear.
-    pub const CPTR: u64 = 0x22ff;
+    /// SCTLR_EL2: translation, caches and checks off, and the bits that are RES1 as long as HCR_EL2.E2H is clear. With E2H these are,
+    /// from bit 4 on: SA0, CP15BEN, EOS, nTWI, nTWE, EIS, SPAN, nTLSMD, LSMAOE.
+    pub const SCTLR: u64 =
+        1 << 4 | 1 << 5 | 1 << 11 | 1 << 16 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 28 | 1 << 29;
+    /// CPTR_EL2: TCPAC, TAM, TTA, TSM, TFP and TZ clear, so that nothing traps, and the bits that are RES1 as long as HCR_EL2.E2H is
+    /// clear: 0 to 7, 9 and 13.
+    pub const CPTR: u64 = 0xff | 1 << 9 | 1 << 13;
     /// CNTHCTL_EL2: EL1PCTEN and EL1PCEN, as EL1 need not know of EL2's traps.
-    pub const CNTHCTL: u64 = 0b11;
+    pub const CNTHCTL: u64 = 1 << 0 | 1 << 1;
     /// ICC_SRE_EL2: SRE, DFB, DIB, Enable.
-    pub const ICC_SRE: u64 = 0xf;
+    pub const ICC_SRE: u64 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3;
     /// HFGRTR_EL2, HFGWTR_EL2: nothing traps. Where a feature's registers trap if its bit is clear, it is set, so that software that knows
     /// nothing of the bit is not disturbed: nACCDATA, nGCS, nSMPRI, nTPIDR2, nRCWMASK, nPIR, nPOR, nS2POR, nMAIR2, nAMAIR2.
     pub const HFGRTR: u64 = 0x3fff << 50 & !(1 << 51);
@@ -449,8 +454,9 @@ pub mod el2 {
 
 /// Registers of EL1 that are not zero when a CPU starts.
 pub mod el1 {
-    /// SCTLR_EL1: translation, caches and traps of EL0 as they are without; the bits that were RES1 once, among them SPAN.
-    pub const SCTLR: u64 = 0x30d0_0800;
+    /// SCTLR_EL1: translation and caches off, EL0 traps; the bits that are RES1 without the features that gave them names: EOS, TSCXT,
+    /// EIS, SPAN, nTLSMD, LSMAOE.
+    pub const SCTLR: u64 = 1 << 11 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 28 | 1 << 29;
 }
 
 #[cfg(test)]
@@ -470,7 +476,7 @@ mod tests {
     #[test]
     fn no_later_feature_is_open_to_the_realm_world() {
         let all = Features::all();
-        let known = Scr::ALWAYS | Scr::NSE | Scr::EN_SCXT | Scr::ATA | Scr::AMVOFFEN;
+        let known = Scr::ALWAYS | Scr::NSE | Scr::EN_SCXT | Scr::ATA | Scr::AMVOFFEN | Scr::EN_FPM;
         assert_eq!(Scr::of(World::Realm, all), known);
         let known = Mdcr::ALWAYS | Mdcr::NSPB | Mdcr::NSTB | Mdcr::TTRF;
         assert_eq!(Mdcr::of(World::Realm, all), known);
@@ -501,6 +507,11 @@ mod tests {
             let mdcr = Mdcr::of(world, Features::all());
             assert!(mdcr.contains(Mdcr::MCCD | Mdcr::MPMX) && !mdcr.contains(Mdcr::SPME));
         }
+    }
+
+    #[test]
+    fn registers_of_lower_levels_have_their_reserved_bits() {
+        assert_eq!((el2::SCTLR, el1::SCTLR), (0x30c5_0830, 0x30d0_0800));
     }
 
     #[test]

@@ -80,8 +80,7 @@ pub struct Context {
     pub spsr: u64,
     other: *mut Context,
     features: u64,
-    scr: u64,
-    is_realm: u64,
+    scr: Scr,
     mdcr: u64,
     /// Set from [`Worlds::reset`] on; the assembly reads it.
     fast_count: Option<&'static AtomicU32>,
@@ -97,8 +96,7 @@ impl Context {
         spsr: 0,
         other: core::ptr::null_mut(),
         features: 0,
-        scr: 0,
-        is_realm: 0,
+        scr: Scr::empty(),
         mdcr: 0,
         fast_count: None,
         sysregs: [0; 64],
@@ -106,7 +104,7 @@ impl Context {
 
     /// Which world's it is.
     pub const fn world(&self) -> World {
-        if self.is_realm == 0 { World::NonSecure } else { World::Realm }
+        if self.scr.contains(Scr::NSE) { World::Realm } else { World::NonSecure }
     }
 
     /// Sets where and with what in its first registers the world starts, at EL2 with the MMU off.
@@ -260,7 +258,7 @@ impl Worlds {
             *context = Context::EMPTY;
             context.features = features.bits();
             context.fast_count = Some(&CLOSED);
-            context.scr = Scr::of(world, features).bits();
+            context.scr = Scr::of(world, features);
             context.mdcr = Mdcr::of(world, features).bits();
             context.sysregs = sysregs;
             match world {
@@ -271,7 +269,6 @@ impl Worlds {
                     context.fast_mask = !(1 << 16);
                 }
                 World::Realm => {
-                    context.is_realm = 1;
                     context.other = non_secure;
                     context.fast_base = 0xc400_018f;
                     context.fast_mask = u32::MAX;
@@ -306,19 +303,22 @@ pub fn init_el3() {
     write!("cptr_el3", Cptr::of(features).bits());
     write!("mdcr_el3", Mdcr::of(World::NonSecure, features).bits());
     sysreg::isb();
-    // The longest vectors there are: LEN.
-    const LONGEST: u64 = 0xf;
+    // Of ZCR_EL3 and SMCR_EL3: LEN, the longest vectors there are. Of SMCR_EL3 alone: all of SIMD in streaming mode, and ZT0.
+    const LEN: u64 = 0xf;
+    const FA64: u64 = 1 << 31;
+    const EZT0: u64 = 1 << 30;
+    /// Of MPAM3_EL3, which reset sets.
+    const TRAPLOWER: u64 = 1 << 62;
     if features.contains(Features::SVE) {
-        write!("S3_6_C1_C2_0", LONGEST);
+        write!("S3_6_C1_C2_0", LEN);
     }
     if features.contains(Features::SME) {
-        let full = if features.contains(Features::SME_FA64) { 1 << 31 } else { 0 };
-        let zt0 = if features.contains(Features::SME2) { 1 << 30 } else { 0 };
-        write!("S3_6_C1_C2_6", LONGEST | full | zt0);
+        let full = if features.contains(Features::SME_FA64) { FA64 } else { 0 };
+        let zt0 = if features.contains(Features::SME2) { EZT0 } else { 0 };
+        write!("S3_6_C1_C2_6", LEN | full | zt0);
     }
     if features.contains(Features::MPAM) {
-        // MPAM3_EL3.TRAPLOWER, which reset sets.
-        write!("S3_6_C10_C5_0", read!("S3_6_C10_C5_0") & !(1 << 62));
+        write!("S3_6_C10_C5_0", read!("S3_6_C10_C5_0") & !TRAPLOWER);
     }
     sysreg::isb();
 }
@@ -351,8 +351,7 @@ global_asm!(
     ctx_other = const offset_of!(Context, other),
     ctx_features = const offset_of!(Context, features),
     ctx_scr = const offset_of!(Context, scr),
-    ctx_mdcr = const offset_of!(Context, mdcr),
-    ctx_is_realm = const offset_of!(Context, is_realm),
+    scr_nse = const Scr::NSE.bits().trailing_zeros(),
     gtsi = const GTSI_DELEGATE,
     granule_call = sym super::gpt::granule_call,
     ctx_sysregs = const offset_of!(Context, sysregs),

@@ -25,7 +25,6 @@
     // Implementation-defined: what is not there reads as zero.
     \op     actlr_el2, hacr_el2, 0xe0
     \op     afsr0_el2, afsr1_el2, 0xf0
-    \op     amair_el2, amair_el2, 0x100
     // FGT, ECV, HCX, RAS and PAuth: RME requires Armv9.1, which requires them.
     \op     S3_4_C1_C1_4, S3_4_C1_C1_5, 0x110
     \op     S3_4_C1_C1_6, S3_4_C3_C1_4, 0x120
@@ -36,7 +35,7 @@
     \op     S3_0_C2_C1_3, S3_0_C2_C2_0, 0x170
     \op     S3_0_C2_C2_1, S3_0_C2_C2_2, 0x180
     \op     S3_0_C2_C2_3, S3_0_C2_C3_0, 0x190
-    \op     S3_0_C2_C3_1, S3_0_C2_C3_1, 0x1a0
+    \op     S3_0_C2_C3_1, amair_el2, 0x1a0
     tbz     x17, #{f_amu}, 1f
     \op     S3_4_C3_C1_6, S3_4_C3_C1_6, 0x1b0
 1:  tbz     x17, #{f_csv2}, 1f
@@ -47,7 +46,7 @@
     \op     S3_4_C5_C6_0, S3_4_C5_C6_0, 0x1e0
 1:  tbz     x17, #{f_mpam}, 1f
     \op     S3_4_C10_C5_0, S3_4_C10_C5_0, 0x1f0
-1:  tbz     x17, #{f_mpam_virtual}, 1f
+    tbz     x17, #{f_mpam_virtual}, 1f
     \op     S3_4_C10_C5_0, S3_4_C10_C4_0, 0x1f0
 1:
 .endm
@@ -178,8 +177,8 @@ vectors:
     .balign 0x80
 // A granule changes hands: every page a realm gets comes here, so only what Rust may change is restored.
 other_call:
-    ldr     x8, [sp, #{ctx_is_realm}]
-    cbz     x8, leave_sync
+    ldr     x8, [sp, #{ctx_scr}]
+    tbz     x8, #{scr_nse}, leave_sync
     mov     w9, #{gtsi} & 0xffff
     movk    w9, #{gtsi} >> 16, lsl #16
     and     w8, w0, #0xfffffffe
@@ -224,9 +223,8 @@ switch_world:
     msr     spsr_el3, x9
     ldp     x8, x9, [sp, #{ctx_scr}]
     msr     scr_el3, x8
-    ldr     x8, [sp, #{ctx_mdcr}]
-    msr     mdcr_el3, x8
-    cbz     x9, 8f
+    msr     mdcr_el3, x9
+    tbz     x8, #{scr_nse}, 8f
     // To the Realm world: X0 to X7 as the Non-secure world set them.
     load_high_gprs
     eret
@@ -259,10 +257,9 @@ enter_world:
     ldp     x8, x9, [sp, #{ctx_elr}]
     msr     elr_el3, x8
     msr     spsr_el3, x9
-    ldr     x8, [sp, #{ctx_scr}]
+    ldp     x8, x9, [sp, #{ctx_scr}]
     msr     scr_el3, x8
-    ldr     x8, [sp, #{ctx_mdcr}]
-    msr     mdcr_el3, x8
+    msr     mdcr_el3, x9
     ldp     x0, x1, [sp, #0x00]
     ldp     x2, x3, [sp, #0x10]
     ldp     x4, x5, [sp, #0x20]
