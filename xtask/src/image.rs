@@ -108,6 +108,8 @@ pub enum Stub {
     Payload,
     /// For the payload: a Host with one realm made by hand.
     Host,
+    /// For the payload: CPUs that wait for a reset.
+    Waiting,
     /// For the monitor.
     El3,
 }
@@ -119,6 +121,7 @@ impl Stub {
             Self::Rmm => ("stub-rmm", layout::RMM_IMAGE.base),
             Self::Payload => ("stub-payload", layout::PAYLOAD_BASE),
             Self::Host => ("stub-host", layout::PAYLOAD_BASE),
+            Self::Waiting => ("stub-waiting", layout::PAYLOAD_BASE),
             Self::El3 => ("stub-el3", layout::FLASH.base),
         };
         once(name, || Self::build_now(name, base))

@@ -5,6 +5,8 @@
 
 #[path = "stub_host/realm.rs"]
 mod realm;
+#[path = "stub_host/undefined.rs"]
+mod undefined;
 
 use core::arch::{asm, global_asm};
 use core::fmt::Write;
@@ -228,16 +230,65 @@ fn calls() {
     run.end();
 }
 
-/// Has the second CPU do what only EL3 may, if EL3 survives that: it is off afterwards, and starts again.
-fn faulting() {
+/// Has the second CPU do what only EL3 may, if EL3 survives that; and so does the CPU.
+fn undefined_on_second() {
     if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
         return;
     }
-    let mut run = Run::begin("faulting");
-    let answer = turn_on(FAULT);
+    let mut run = Run::begin("reflected");
+    let answer = turn_on(UNDEFINED);
     run.equal("cpu-on", answer, 0);
     use_second(&mut run, 4);
     run.end();
+}
+
+/// What one start of the second CPU leaves in its registers the next does not find.
+fn left_behind() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin("left-behind");
+    let before = turn_on(LEAVE);
+    let after = turn_on(LOOK);
+    run.equal("cpu-on", before | after, 0);
+    run.equal("left", LEFT.load(Ordering::Relaxed), LEFT_BEHIND);
+    run.equal("found", FOUND.load(Ordering::Relaxed), 0);
+    run.end();
+}
+
+const LEFT_BEHIND: u64 = 0x1ef7_0000;
+/// What registers of the second CPU held when it had set them, and when it was on again.
+static LEFT: AtomicU64 = AtomicU64::new(0);
+static FOUND: AtomicU64 = AtomicU64::new(0);
+
+/// Registers of EL1, EL0 and EL2: some that EL3 does not switch, and one that it does.
+fn registers_together() -> u64 {
+    let mut together = 0;
+    macro_rules! each {
+        ($($name:literal),*) => {$({
+            let value: u64;
+            // SAFETY: only tells.
+            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value) };
+            together |= value;
+        })*};
+    }
+    each!("tpidr_el1", "tpidr_el0", "far_el1", "ttbr0_el1", "cnthp_cval_el2", "S3_0_C2_C1_0", "tpidr_el2");
+    let vector: u64;
+    // SAFETY: only tells; nothing traps SIMD here.
+    unsafe { asm!(".arch_extension fp", "msr cptr_el2, xzr", "isb", "fmov {}, d9", out(reg) vector) };
+    together | vector
+}
+
+fn leave_registers() {
+    macro_rules! each {
+        ($($name:literal),*) => {$(
+            // SAFETY: registers that have no effect here.
+            unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) LEFT_BEHIND) };
+        )*};
+    }
+    each!("tpidr_el1", "tpidr_el0", "far_el1", "ttbr0_el1", "cnthp_cval_el2", "S3_0_C2_C1_0", "tpidr_el2");
+    // SAFETY: a register this program does not use; nothing traps SIMD here.
+    unsafe { asm!(".arch_extension fp", "msr cptr_el2, xzr", "isb", "fmov d9, {}", in(reg) LEFT_BEHIND) };
 }
 
 /// Turns the second CPU on and off many times: the interrupt with which EL3 wakes it may find it awake.
@@ -285,10 +336,12 @@ fn broken() {
 }
 
 /// What the second CPU is to do, as X0 at its start; other numbers name a run.
-const FAULT: u64 = 0;
+const UNDEFINED: u64 = 0;
 const OFF: u64 = 10;
 const SUSPEND: u64 = 11;
 const RESUMED: u64 = 12;
+const LEAVE: u64 = 13;
+const LOOK: u64 = 14;
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// What ISR_EL1 of the second CPU showed.
@@ -296,8 +349,19 @@ static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn second_main(context: u64) -> ! {
     match context {
-        // SAFETY: ICC_IAR0_EL1 is EL3's, whose interrupts these are.
-        FAULT => unsafe { asm!("mrs x0, S3_0_C12_C8_0", out("x0") _) },
+        UNDEFINED => {
+            undefined::on_second();
+            smc(&[CPU_OFF]);
+        }
+        LEAVE => {
+            leave_registers();
+            LEFT.store(registers_together(), Ordering::Relaxed);
+            smc(&[CPU_OFF]);
+        }
+        LOOK => {
+            FOUND.store(registers_together(), Ordering::Relaxed);
+            smc(&[CPU_OFF]);
+        }
         OFF => {
             let pending: u64;
             // SAFETY: only tells.
@@ -357,7 +421,8 @@ extern "C" fn main() -> ! {
     realm::probe();
     calls();
     on_and_off();
-    faulting();
+    undefined_on_second();
+    left_behind();
     suspended();
     broken();
     smc(&[SYSTEM_OFF]);

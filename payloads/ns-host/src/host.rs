@@ -9,7 +9,9 @@ use realm_abi::rmi::RmiCommand;
 use realm_el2::lock::{Mutex, MutexGuard, relax};
 use realm_el2::sysreg::{mask, mrs, unmask, wfi};
 use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
-use realm_host::host::{Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose};
+use realm_host::host::{
+    Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose,
+};
 use realm_host::{File, Host, UserMemory};
 use realm_simple_gic::SimpleGic;
 
