@@ -139,6 +139,13 @@ pub trait Platform {
     /// Makes stage 2 table writes so far visible to walks (DSB ISHST) and invalidates translations on all CPUs.
     fn tlb_invalidate(&self, vmid: u16, scope: TlbScope);
 
+    /// The number of the CPU this is called on; what EL3 counts them by.
+    fn cpu(&self) -> usize;
+
+    /// Forgets on this CPU alone what it has cached of the realm with this VMID: translations of both stages, and the
+    /// instructions it has fetched. Another virtual CPU of the realm is about to run where one ran last.
+    fn forget_virtual_cpu(&self, vmid: u16);
+
     /// How many auxiliary granules the SIMD state of a REC takes.
     fn simd_aux_granules(&self) -> usize;
 

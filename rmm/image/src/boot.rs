@@ -1,5 +1,6 @@
 //! From the entry point to the first command.
 
+use crate::control::{HCR_RMM, SCTLR_OFF, SCTLR_ON};
 use crate::machine::Machine;
 use crate::mmu::{self, MAX_CPUS};
 use crate::{console, copy, el3, slots};
@@ -13,12 +14,6 @@ use realm_rmm::Rmm;
 use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
 use spin::Once;
 
-/// HCR_EL2 while the RMM runs: RW, TGE, E2H, TEA.
-pub const HCR_RMM: u64 = 1 << 27 | 1 << 31 | 1 << 34 | 1 << 37;
-/// SCTLR_EL2: the bits that are RES1 without later features; SPAN.
-const SCTLR_OFF: u64 = 0x30d0_0980;
-/// M, C, SA, I, WXN.
-const SCTLR_ON: u64 = SCTLR_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 /// X0 and X1 of a boot that fails before there is a stack.
 const BOOT_COMPLETE: u64 = 0xC400_01CF;
 const RMI_REQ_COMPLETE: u64 = 0xC400_018F;

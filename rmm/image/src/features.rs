@@ -12,6 +12,8 @@ pub struct Optional {
     pub counter_offset: bool,
     pub hcrx: bool,
     pub fine_grained_traps: bool,
+    /// FEAT_FGT2.
+    pub fine_grained_traps_2: bool,
     /// VMIDs of 16 bits.
     pub vmid16: bool,
     pub sve: bool,
@@ -46,6 +48,7 @@ pub fn optional() -> Optional {
         counter_offset: field(mmfr0, 60) >= 2,
         hcrx: field(mmfr1, 40) != 0,
         fine_grained_traps: field(mmfr0, 56) != 0,
+        fine_grained_traps_2: field(mmfr0, 56) >= 2,
         vmid16: field(mmfr1, 4) == 2,
         sve: field(pfr0, 32) != 0,
         sme: field(pfr1, 24) != 0,

@@ -213,6 +213,16 @@ impl Platform for Machine {
         instruction!("isb\ntlbi vmalls12e1is\ndsb ish\nisb");
     }
 
+    fn cpu(&self) -> usize {
+        crate::slots::area().cpu.get() as usize
+    }
+
+    fn forget_virtual_cpu(&self, vmid: u16) {
+        // What a virtual CPU with its caches off has fetched is not what one with them on may find: fetched instructions too.
+        msr!("vttbr_el2", u64::from(vmid) << 48);
+        instruction!("isb\ntlbi vmalls12e1\nic iallu\ndsb nsh\nisb");
+    }
+
     fn simd_aux_granules(&self) -> usize {
         run::area_size(self.cpu.sve_vl).div_ceil(1 << GRANULE_SHIFT)
     }

@@ -8,42 +8,15 @@ mod simd;
 
 pub use simd::{SimdArea, area_size, with_simd, with_vectors};
 
-use crate::boot::HCR_RMM;
+use crate::control::{
+    CNTHCTL_CNTPMASK, CNTHCTL_CNTVMASK, CNTHCTL_REALM, HCR_REALM, HCR_RMM, HCR_TWE, HCR_TWI, HCR_VSE,
+    HCRX_REALM, mdcr,
+};
 use crate::features::Optional;
 use crate::slots;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
 use realm_rmm::cpu::{CpuContext, El1Registers, Gic, Pmu, RealmExit, RunControls, Timers};
-
-/// HCR_EL2 while a realm runs: VM, SWIO, PTW, FMO, IMO, AMO, BSU inner shareable, TID3, TSC, RW, E2H, TEA, APK, API, FWB.
-/// And what no REC keeps traps: TIDCP (implementation defined registers), TLOR (LORegions), TERR (error records).
-const HCR_REALM: u64 = 0x3f
-    | 1 << 10
-    | 1 << 18
-    | 1 << 19
-    | 1 << 20
-    | 1 << 31
-    | 1 << 34
-    | 1 << 35
-    | 1 << 36
-    | 1 << 37
-    | 1 << 40
-    | 1 << 41
-    | 1 << 46;
-const HCR_VSE: u64 = 1 << 8;
-const HCR_TWI: u64 = 1 << 13;
-const HCR_TWE: u64 = 1 << 14;
-
-/// MDCR_EL2: MTPME, HCCD, HPMD, TDA; and what else of debug and trace is the Host's and not switched: TTRF, TPMS, TDRA,
-/// TDOSA.
-const MDCR: u64 = 1 << 28 | 1 << 23 | 1 << 17 | 1 << 9 | 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10;
-/// MDCR_EL2: TPM, TPMCR.
-const MDCR_PMU_TRAPS: u64 = 1 << 6 | 1 << 5;
-
-/// CNTHCTL_EL2: no traps for EL1, nor for EL0 but by CNTKCTL_EL1.
-const CNTHCTL: u64 = 1 << 10 | 1 << 11;
-const CNTHCTL_CNTVMASK: u64 = 1 << 18;
-const CNTHCTL_CNTPMASK: u64 = 1 << 19;
 
 /// VTCR_EL2 as long as there is no realm.
 const VTCR_RES1: u64 = 1 << 31;
@@ -52,7 +25,7 @@ const VTCR_RES1: u64 = 1 << 31;
 pub fn init() {
     let optional = crate::features::optional();
     simd::trap_all();
-    msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+    msr!("mdcr_el2", mdcr(None, optional.event_counters));
     msr!("hstr_el2", 0);
     msr!("cntvoff_el2", 0);
     if optional.counter_offset {
@@ -65,15 +38,25 @@ pub fn init() {
         msr!("S3_4_C10_C5_0", 1 << 49 | 1 << 48);
     }
     if optional.hcrx {
-        msr!("S3_4_C1_C2_2", 0);
+        msr!("S3_4_C1_C2_2", HCRX_REALM);
     }
     if optional.fine_grained_traps {
-        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR: nothing is trapped by them but what later features need.
+        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR: what is there since before them is not trapped, and what came with them
+        // or later is, as its bits are enables (PIR_EL1, POR_EL1, GCS, RCWMASK_EL1, TPIDR2_EL0, MAIR2_EL1, BRBE, ...).
         msr!("S3_4_C1_C1_4", 0);
         msr!("S3_4_C1_C1_5", 0);
         msr!("S3_4_C1_C1_6", 0);
         msr!("S3_4_C3_C1_4", 0);
         msr!("S3_4_C3_C1_5", 0);
+    }
+    if optional.fine_grained_traps_2 {
+        // HFGRTR2, HFGWTR2, HFGITR2, HDFGRTR2, HDFGWTR2: enables of registers that are newer still (PMUACR_EL1, PMICNTR_EL0,
+        // SPMU, MDSTEPOP_EL1, ERXGSR_EL1, RCWSMASK_EL1, ...).
+        msr!("S3_4_C3_C1_2", 0);
+        msr!("S3_4_C3_C1_3", 0);
+        msr!("S3_4_C3_C1_7", 0);
+        msr!("S3_4_C3_C1_0", 0);
+        msr!("S3_4_C3_C1_1", 0);
     }
     // VS: how much of a VMID is looked at, by invalidations too, which may come before the first realm runs here.
     msr!("vtcr_el2", VTCR_RES1 | u64::from(optional.vmid16) << 19);
@@ -162,7 +145,7 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
             msr!("S3_4_C5_C2_3", context.vsesr);
         }
     }
-    let mut cnthctl = CNTHCTL;
+    let mut cnthctl = CNTHCTL_REALM;
     for (wanted, bit) in [(controls.mask_vtimer, CNTHCTL_CNTVMASK), (controls.mask_ptimer, CNTHCTL_CNTPMASK)]
     {
         cnthctl |= if wanted { bit } else { 0 };
@@ -177,9 +160,9 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
         el1::load_keys(&context.pauth_keys);
     }
     gic::load(optional, &context.gic);
-    if let Some(counters) = controls.pmu_counters {
+    if controls.pmu_counters.is_some() {
         pmu::load(optional, &context.pmu);
-        msr!("mdcr_el2", MDCR | u64::from(counters));
+        msr!("mdcr_el2", mdcr(controls.pmu_counters, optional.event_counters));
     }
     msr!("elr_el2", context.pc);
     msr!("spsr_el2", context.pstate);
@@ -201,6 +184,6 @@ fn store(optional: &Optional, context: &mut CpuContext, controls: &RunControls) 
     gic::store(optional, &mut context.gic);
     if controls.pmu_counters.is_some() {
         context.pmu = pmu::save(optional);
-        msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+        msr!("mdcr_el2", mdcr(None, optional.event_counters));
     }
 }

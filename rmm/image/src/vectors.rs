@@ -53,6 +53,9 @@ global_asm!(
     "    adr x16, rmm_copy_fault",
     "1:  msr elr_el2, x16",
     "    eret",
+    // Nothing is executed ahead of an exception return.
+    "    dsb nsh",
+    "    isb",
     "fatal",
     "fatal",
     "fatal",

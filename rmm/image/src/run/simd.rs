@@ -4,6 +4,7 @@
 //! kept here from the realm's first use until the run ends. With SVE, a write to a SIMD register changes all of the
 //! vector, so the whole vectors are saved even if the realm has no SVE.
 
+use crate::control::{CPTR_FPEN, CPTR_SMEN, CPTR_TRAPS, CPTR_ZEN};
 use crate::features::Optional;
 use crate::slots::{self, Wide};
 use crate::sysreg::{instruction, mrs, msr};
@@ -11,11 +12,6 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use realm_rmm::cpu::RunControls;
 
-/// CPTR_EL2 (VHE): TAM and TTA; FPEN, ZEN and SMEN, which trap where they are zero.
-const CPTR_TRAPS: u64 = 1 << 30 | 1 << 28;
-const CPTR_FPEN: u64 = 0b11 << 20;
-const CPTR_ZEN: u64 = 0b11 << 16;
-const CPTR_SMEN: u64 = 0b11 << 24;
 /// SVCR.SM: the registers are those of the streaming mode.
 const SVCR_SM: u64 = 1;
 
