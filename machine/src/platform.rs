@@ -12,7 +12,7 @@ use realm_abi::GRANULE_SIZE;
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use realm_rmm::granule::{Exclusive, Granule};
-use realm_rmm::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use realm_rmm::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use std::sync::Arc;
 
 /// Affinity fields of MPIDR_EL1.
@@ -111,6 +111,11 @@ impl Platform for MachinePlatform {
         if let Some(cpu) = self.0.cpus.current() {
             self.0.tlb.vmid(vmid).forget_virtual_cpu(cpu);
         }
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        self.0.log.push(Event::MachineCheck(format!("the RMM stops: {why:?}")));
+        panic!("the RMM stops: {why:?}")
     }
 
     fn simd_aux_granules(&self) -> usize {

@@ -6,7 +6,7 @@ extern crate std;
 use crate::Platform;
 use crate::cpu::{CpuContext, RealmExit, RunControls};
 use crate::granule::{Bank, Exclusive, Granule};
-use crate::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use crate::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::GRANULE_SIZE;
 use sha2::block_api::{compress256, compress512};
@@ -261,6 +261,10 @@ impl Platform for FakePlatform {
 
     fn forget_virtual_cpu(&self, vmid: u16) {
         self.forgotten.lock().expect("no test panicked with it").push((self.cpu(), vmid));
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        panic!("the RMM stops: {why:?}")
     }
 
     fn simd_aux_granules(&self) -> usize {

@@ -51,6 +51,17 @@ pub struct SysReg {
     pub op2: u8,
 }
 
+/// What the RMM relies on and found not to be so: it is broken, or somebody wrote its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// A reference count would leave its range, or is not what it counts.
+    Count,
+    /// A granule that belongs to a realm is in another state than its owner says.
+    State,
+    /// A realm gave back a VMID that none had.
+    Vmid,
+}
+
 /// What to forget of a realm's translations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlbScope {
@@ -145,6 +156,10 @@ pub trait Platform {
     /// Forgets on this CPU alone what it has cached of the realm with this VMID: translations of both stages, and the
     /// instructions it has fetched. Another virtual CPU of the realm is about to run where one ran last.
     fn forget_virtual_cpu(&self, vmid: u16);
+
+    /// Stops the RMM on all CPUs for good: no command is served and no REC is entered any more, as going on could free what is in
+    /// use. What the caller has locked stays locked.
+    fn stop(&self, why: Broken) -> !;
 
     /// How many auxiliary granules the SIMD state of a REC takes.
     fn simd_aux_granules(&self) -> usize;

@@ -9,9 +9,11 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
+use realm_abi::smccc::SVE_HINT;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Rmm;
 use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
+use realm_rmm::platform::Broken;
 use spin::Once;
 
 /// X0 and X1 of a boot that fails before there is a stack.
@@ -131,6 +133,22 @@ static RMM: Once<Rmm<'static, Machine>> = Once::new();
 /// CPUs on which the RMM has failed.
 static FAILED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
+/// Whether the RMM has found that it is broken, on any CPU: then no other goes on either.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the RMM has stopped on all CPUs.
+pub fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+/// Stops the RMM on all CPUs: no command is served from now on, so no granule changes hands, and no realm is entered again. One that
+/// runs on another CPU goes on in its own memory until it exits.
+pub fn stop(why: Broken) -> ! {
+    STOPPED.store(true, Ordering::SeqCst);
+    console::report(format_args!("the RMM stops: {why:?} is not what it must be"));
+    refuse()
+}
+
 /// Whether the RMM has failed on CPU `cpu`.
 fn failed(cpu: u64) -> Option<&'static AtomicBool> {
     FAILED.get(usize::try_from(cpu).ok()?)
@@ -140,7 +158,7 @@ fn failed(cpu: u64) -> Option<&'static AtomicBool> {
 extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
     slots::init();
     slots::area().cpu.set(cpu);
-    if failed(cpu).is_none_or(|failed| failed.load(Ordering::Relaxed)) {
+    if is_stopped() || failed(cpu).is_none_or(|failed| failed.load(Ordering::Relaxed)) {
         // Turning the CPU off and on again does not mend what was broken.
         el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
         refuse()
@@ -168,6 +186,10 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
     const RTT_READ_ENTRY: u64 = 0xC400_0161;
     let mut regs = el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
     loop {
+        if is_stopped() {
+            refuse_after(regs[4])
+        }
+        slots::area().sve_hint.set(regs[0] & SVE_HINT);
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
         slots::release();
         let kept = if regs[0] & 0xffff == RTT_READ_ENTRY & 0xffff { x4 } else { regs[4] };
@@ -182,7 +204,11 @@ pub fn refuse() -> ! {
     }
     crate::run::forget();
     slots::abandon();
-    let mut kept = 0;
+    refuse_after(0)
+}
+
+/// Fails the command that waits, whose caller has `kept` in X4, and all that come.
+fn refuse_after(mut kept: u64) -> ! {
     loop {
         [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);
     }

@@ -18,6 +18,8 @@ pub struct Optional {
     pub vmid16: bool,
     pub sve: bool,
     pub sme: bool,
+    /// FEAT_SME_FA64.
+    pub fa64: bool,
     pub pauth: bool,
     pub sha256: bool,
     pub sha512: bool,
@@ -52,6 +54,7 @@ pub fn optional() -> Optional {
         vmid16: field(mmfr1, 4) == 2,
         sve: field(pfr0, 32) != 0,
         sme: field(pfr1, 24) != 0,
+        fa64: mrs!("S3_0_C0_C4_5") >> 63 != 0,
         pauth: isar1 & 0xff00_0ff0 != 0 || isar2 & 0xff00 != 0,
         sha256: field(isar0, 12) >= 1,
         sha512: field(isar0, 12) >= 2,

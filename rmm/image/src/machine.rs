@@ -9,7 +9,7 @@ use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use realm_rmm::granule::{Exclusive, Granule};
-use realm_rmm::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use realm_rmm::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use spin::Mutex;
 
 /// This machine.
@@ -221,6 +221,10 @@ impl Platform for Machine {
         // What a virtual CPU with its caches off has fetched is not what one with them on may find: fetched instructions too.
         msr!("vttbr_el2", u64::from(vmid) << 48);
         instruction!("isb\ntlbi vmalls12e1\nic iallu\ndsb nsh\nisb");
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        crate::boot::stop(why)
     }
 
     fn simd_aux_granules(&self) -> usize {

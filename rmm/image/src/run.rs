@@ -6,6 +6,7 @@ mod gic;
 mod pmu;
 mod simd;
 
+use simd::find_streaming_ffr;
 pub use simd::{SimdArea, area_size, with_simd, with_vectors};
 
 use crate::control::{
@@ -24,6 +25,7 @@ const VTCR_RES1: u64 = 1 << 31;
 /// EL2 registers that are the same for all realms, set when a CPU starts.
 pub fn init() {
     let optional = crate::features::optional();
+    find_streaming_ffr(&optional);
     simd::trap_all();
     msr!("mdcr_el2", mdcr(None, optional.event_counters));
     msr!("hstr_el2", 0);
@@ -79,6 +81,9 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     let mut simd = simd::Lazy::new(optional, controls, simd);
     let exit = loop {
         slots::release();
+        if crate::boot::is_stopped() {
+            crate::boot::refuse()
+        }
         // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
         // its stage 2, which the RMM's core has made.
         let vector = unsafe { rmm_enter(context.gprs.as_mut_ptr()) };

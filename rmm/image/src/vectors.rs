@@ -31,11 +31,15 @@ global_asm!(
     "fatal",
     // From EL2.
     "    .balign 128",
-    "    mrs x16, esr_el2",
-    "    ubfx x17, x16, #26, #6",
-    "    cmp x17, #0x25", // data abort, same level
-    "    b.ne rmm_fatal_entry",
     "    mrs x17, elr_el2",
+    "    adr x16, rmm_try_ffr",
+    "    cmp x16, x17",
+    "    adr x16, rmm_try_ffr_fault",
+    "    b.eq 1f",
+    "    mrs x16, esr_el2",
+    "    ubfx x16, x16, #26, #6",
+    "    cmp x16, #0x25", // data abort, same level
+    "    b.ne rmm_fatal_entry",
     "    adr x16, rmm_translate",
     "    cmp x16, x17",
     "    adr x16, rmm_translate_fault",

@@ -375,7 +375,9 @@ pub fn init_el3() {
         write!("S3_6_C1_C2_0", 0xf);
     }
     if sme {
-        write!("S3_6_C1_C2_6", 0xf);
+        // And all of SVE in streaming mode, and ZT0, where there is such.
+        let smfr0 = read!("S3_0_C0_C4_5");
+        write!("S3_6_C1_C2_6", 0xf | (smfr0 >> 63) << 31 | u64::from(field(smfr0, 56) != 0) << 30);
     }
     if has_mpam() {
         // MPAM3_EL3.TRAPLOWER, which reset sets.

@@ -3,7 +3,7 @@
 use super::{Mpidr, Pending, Rec};
 use crate::cpu::RunControls;
 use crate::granule::{Exclusive, GranuleState};
-use crate::platform::Platform;
+use crate::platform::{Broken, Platform};
 use crate::realm::{LastRan, RealmDescriptor, RealmState};
 use crate::rtt::Stage2;
 use crate::timer::Outputs;
@@ -63,7 +63,7 @@ impl<'r, 'a, P: Platform> Claim<'r, 'a, P> {
         if granule.refcount() != 0 {
             return Err(ReturnCode::ERROR_REC);
         }
-        granule.set_refcount(1);
+        rmm.must(granule.count(1), Broken::Count);
         granule.with(&rmm.platform, |rec: &mut Rec| rec.copy_to(copy));
         Ok(Self { rmm, pa })
     }
@@ -71,9 +71,8 @@ impl<'r, 'a, P: Platform> Claim<'r, 'a, P> {
 
 impl<P: Platform> Drop for Claim<'_, '_, P> {
     fn drop(&mut self) {
-        if let Ok(mut granule) = self.rmm.granules.lock(self.pa, GranuleState::Rec) {
-            granule.set_refcount(0);
-        }
+        let mut granule = self.rmm.must(self.rmm.granules.lock(self.pa, GranuleState::Rec), Broken::State);
+        self.rmm.must(granule.count(-1), Broken::Count);
     }
 }
 
@@ -236,8 +235,8 @@ const fn is_answerable(pending: Pending, flags: EnterFlags) -> bool {
 
 impl<P: Platform> Drop for Running<'_, '_, P> {
     fn drop(&mut self) {
-        if let Ok(mut granule) = self.rmm.granules.lock(self.claim.pa, GranuleState::Rec) {
-            granule.with(&self.rmm.platform, |rec: &mut Rec| self.rec.copy_to(rec));
-        }
+        let granule = self.rmm.granules.lock(self.claim.pa, GranuleState::Rec);
+        let mut granule = self.rmm.must(granule, Broken::State);
+        granule.with(&self.rmm.platform, |rec: &mut Rec| self.rec.copy_to(rec));
     }
 }

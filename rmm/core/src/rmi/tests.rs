@@ -3,6 +3,7 @@
 
 extern crate std;
 
+mod broken;
 mod data;
 mod granule;
 mod realm;

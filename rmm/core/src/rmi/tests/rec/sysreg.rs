@@ -117,12 +117,13 @@ fn interrupts_the_realm_sends_are_the_hosts_to_emulate() {
             |context| context.gprs[6] = 0xabcd,
             RealmExit::Sync { esr, far: 1, hpfar: 2 }
         )]);
-        assert_exit(&exit, |exit| (exit.esr, exit.gprs[0]) = (esr, 0xabcd));
+        let shown = trap([3, 0, 12, 11, op2], 0, false);
+        assert_exit(&exit, |exit| (exit.esr, exit.gprs[0]) = (shown, 0xabcd));
         assert_eq!(vm.content().context.pc, pc + 4);
     }
     // By XZR.
     let exit = vm.enter(std::vec![sync(trap([3, 0, 12, 11, 5], 31, false), 1, 2)]);
-    assert_eq!(exit.gprs[0], 0);
+    assert_eq!((exit.esr, exit.gprs[0]), (trap([3, 0, 12, 11, 5], 0, false), 0));
 }
 
 #[test]
