@@ -50,6 +50,9 @@ const SCR: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 27 | 1 << 
 const SCR_NSE: u64 = 1 << 62;
 const EL2H_MASKED: u64 = 0x3c9;
 
+/// CPUs the RMM is told of: deployed EL3s name the most their platform can have, not those of the machine.
+const ANNOUNCED_CPUS: u64 = 128;
+
 const NOT_SUPPORTED: u64 = u64::MAX;
 const BAD_ADDRESS: u64 = -2_i64 as u64;
 const BAD_PAS: u64 = -3_i64 as u64;
@@ -508,7 +511,7 @@ extern "C" fn main(cpu: usize) -> ! {
     print(format_args!("el3: not the monitor\n"));
     word(Word::Released).store(1, Ordering::Release);
     let non_secure = Frame::new(PAYLOAD as u64, [DEVICE_TREE, 0, 0, 0]);
-    start(non_secure, [0, 3, 2, SHARED as u64])
+    start(non_secure, [0, 3, ANNOUNCED_CPUS, SHARED as u64])
 }
 
 fn print(text: core::fmt::Arguments<'_>) {

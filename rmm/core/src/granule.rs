@@ -148,13 +148,14 @@ pub struct Bank {
     pub size: u64,
 }
 
-/// Most banks a table holds.
-pub const MAX_BANKS: usize = 8;
+/// Most banks a table holds: more than a boot manifest has room for.
+pub const MAX_BANKS: usize = 256;
 
 /// The table of all delegable granules.
 #[derive(Debug)]
 pub struct GranuleTable<'a, W = AtomicU32> {
     entries: &'a [GranuleEntry<W>],
+    /// Those that are there, and behind them empty ones.
     banks: [Bank; MAX_BANKS],
 }
 
@@ -222,7 +223,7 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
     /// The entry of the granule at `pa`, if it is delegable.
     fn entry(&self, pa: u64) -> Option<&'a GranuleEntry<W>> {
         let mut first = 0_u64;
-        for bank in &self.banks {
+        for bank in self.banks.iter().take_while(|bank| bank.size != 0) {
             let offset = pa.wrapping_sub(bank.base);
             if offset < bank.size {
                 let index = first.checked_add(offset >> GRANULE_SHIFT)?;
@@ -398,9 +399,16 @@ mod tests {
         let ragged = Bank { size: LOW.size + 8, ..LOW };
         let empty = Bank { size: 0, ..LOW };
         let endless = Bank { base: !0xfff, size: 0x2000 };
-        for banks in
-            [&[][..], &[HIGH, LOW], &[LOW, LOW], &[unaligned], &[ragged], &[empty], &[endless], &[LOW; 9]]
-        {
+        for banks in [
+            &[][..],
+            &[HIGH, LOW],
+            &[LOW, LOW],
+            &[unaligned],
+            &[ragged],
+            &[empty],
+            &[endless],
+            &[LOW; MAX_BANKS + 1],
+        ] {
             assert_eq!(refused(banks), Some(TableError::Banks), "{banks:x?}");
         }
         assert_eq!(refused(&[Bank { size: 2 * LOW.size, ..LOW }]), Some(TableError::Entries(4)));

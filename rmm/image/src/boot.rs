@@ -2,9 +2,10 @@
 
 use crate::control::{HCR_RMM, SCTLR_OFF, SCTLR_ON};
 use crate::machine::Machine;
-use crate::mmu::{self, MAX_CPUS};
+use crate::mmu;
 use crate::{console, copy, el3, slots};
 use core::arch::{asm, global_asm};
+use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
@@ -34,9 +35,6 @@ global_asm!(
     "    ldr x0, ={sctlr_off}",
     "    msr sctlr_el2, x0",
     "    isb",
-    "    cmp x19, #{max_cpus}",
-    "    mov x1, #-4",
-    "    b.hs 9f",
     "    adrp x0, {warm}",
     "    ldr x0, [x0, #:lo12:{warm}]",
     "    cbnz x0, 3f",
@@ -46,28 +44,47 @@ global_asm!(
     "1:  stp xzr, xzr, [x0], #16",
     "    cmp x0, x1",
     "    b.lo 1b",
-    // What will be the stack of CPU 0 can be one before there are tables.
-    "    adrp x0, __private_start",
-    "    add x0, x0, #{stack_pages}, lsl #12",
+    "    adrp x0, {boot_stack}",
+    "    add x0, x0, #:lo12:{boot_stack}",
+    "    add x0, x0, #{boot_stack_size}",
     "    mov sp, x0",
-    "    mov x0, x22",
-    "    bl rmm_build_tables",
+    "    mov x0, x19",
+    "    mov x1, x20",
+    "    mov x2, x21",
+    "    mov x3, x22",
+    "    bl rmm_prepare",
+    "    mov x1, x0",
+    "    cbnz x0, 9f",
     // What was written past the caches must not be hidden by them.
     "    mrs x2, ctr_el0",
     "    ubfx x2, x2, #16, #4",
     "    mov x3, #4",
     "    lsl x2, x3, x2",
     "    adrp x0, __bss_start",
-    "    adrp x1, __free_start",
+    "    adrp x1, __bss_end",
+    "    adrp x3, {cpus_start}",
+    "    ldr x3, [x3, #:lo12:{cpus_start}]",
+    "    adrp x4, {cpus_end}",
+    "    ldr x4, [x4, #:lo12:{cpus_end}]",
     "2:  dc ivac, x0",
     "    add x0, x0, x2",
     "    cmp x0, x1",
     "    b.lo 2b",
     "    dsb sy",
-    "3:  mov x0, x19",
-    "    mov x1, #3 * 4096",
-    "    adrp x2, {tables}",
-    "    add x2, x2, #:lo12:{tables}",
+    "4:  dc ivac, x3",
+    "    add x3, x3, x2",
+    "    cmp x3, x4",
+    "    b.lo 4b",
+    "    dsb sy",
+    "3:  adrp x0, {cpus}",
+    "    ldr x0, [x0, #:lo12:{cpus}]",
+    "    cmp x19, x0",
+    "    mov x1, #{cpu_out_of_range}",
+    "    b.hs 9f",
+    "    mov x0, x19",
+    "    ldr x1, ={cpu_tables}",
+    "    adrp x2, {cpus_start}",
+    "    ldr x2, [x2, #:lo12:{cpus_start}]",
     "    madd x0, x0, x1, x2",
     "    msr ttbr0_el2, x0",
     "    ldr x0, ={mair}",
@@ -112,26 +129,38 @@ global_asm!(
     hcr = const HCR_RMM,
     sctlr_off = const SCTLR_OFF,
     sctlr_on = const SCTLR_ON,
-    max_cpus = const MAX_CPUS,
+    cpu_out_of_range = const BootCode::CPU_ID_OUT_OF_RANGE.0,
+    cpu_tables = const mmu::CPU_TABLES,
+    cpus = sym mmu::CPUS,
+    cpus_start = sym mmu::CPUS_START,
+    cpus_end = sym mmu::CPUS_END,
+    boot_stack = sym BOOT_STACK,
+    boot_stack_size = const BOOT_STACK_SIZE,
     mair = const mmu::MAIR,
     tcr = const mmu::TCR,
     stack = const mmu::STACK_TOP,
-    stack_pages = const mmu::STACK_PAGES,
     warm = sym WARM,
-    tables = sym mmu::TABLES,
     main = sym main,
     boot_complete = const BOOT_COMPLETE,
     req_complete = const RMI_REQ_COMPLETE,
 );
+
+/// The stack on which the first CPU builds the tables.
+#[repr(C, align(16))]
+struct BootStack(UnsafeCell<[u8; BOOT_STACK_SIZE]>);
+
+const BOOT_STACK_SIZE: usize = 16 << 10;
+
+// SAFETY: one CPU uses it, before there are others.
+unsafe impl Sync for BootStack {}
+
+static BOOT_STACK: BootStack = BootStack(UnsafeCell::new([0; BOOT_STACK_SIZE]));
 
 /// Whether the first CPU is done. In `.data`, as it is read before `.bss` is what it should be.
 #[unsafe(link_section = ".data")]
 static WARM: AtomicU64 = AtomicU64::new(0);
 
 static RMM: Once<Rmm<'static, Machine>> = Once::new();
-
-/// CPUs on which the RMM has failed.
-static FAILED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
 /// Whether the RMM has found that it is broken, on any CPU: then no other goes on either.
 static STOPPED: AtomicBool = AtomicBool::new(false);
@@ -149,16 +178,11 @@ pub fn stop(why: Broken) -> ! {
     refuse()
 }
 
-/// Whether the RMM has failed on CPU `cpu`.
-fn failed(cpu: u64) -> Option<&'static AtomicBool> {
-    FAILED.get(usize::try_from(cpu).ok()?)
-}
-
 /// Every CPU, with the MMU on.
 extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
     slots::init();
     slots::area().cpu.set(cpu);
-    if is_stopped() || failed(cpu).is_none_or(|failed| failed.load(Ordering::Relaxed)) {
+    if is_stopped() || slots::area().failed.get() != 0 {
         // Turning the CPU off and on again does not mend what was broken.
         el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
         refuse()
@@ -199,9 +223,7 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
 
 /// Never runs anything of the RMM again on this CPU, also when it is turned on anew: every command fails.
 pub fn refuse() -> ! {
-    if let Some(failed) = failed(slots::area().cpu.get()) {
-        failed.store(true, Ordering::Relaxed);
-    }
+    slots::area().failed.set(1);
     crate::run::forget();
     slots::abandon();
     refuse_after(0)
@@ -215,7 +237,6 @@ fn refuse_after(mut kept: u64) -> ! {
 }
 
 fn cold_boot(boot: &ColdBoot) -> Result<&'static Rmm<'static, Machine>, BootCode> {
-    boot.check(MAX_CPUS as u64)?;
     let mut buffer = [0; SHARED_BUFFER_SIZE];
     // SAFETY: the page is mapped; it is copied before it is read, as EL3 uses it for other things later.
     unsafe { copy::copy(buffer.as_mut_ptr(), mmu::SHARED_VA as *const u8, buffer.len()) }

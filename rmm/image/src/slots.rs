@@ -30,7 +30,9 @@ pub struct CpuArea {
     pub sve_hint: Cell<u64>,
     /// Not zero if streaming mode has all of SVE here (SMCR_EL3.FA64 and SMCR_EL2.FA64): then it has an FFR.
     pub streaming_ffr: Cell<u64>,
-    pad: [u64; 3],
+    /// Not zero once the RMM has failed on this CPU, also after it was off.
+    pub failed: Cell<u64>,
+    pad: [u64; 2],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
