@@ -74,8 +74,9 @@ impl Platform for MachinePlatform {
         Ok(())
     }
 
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error> {
-        Ok(el3::keys::REALM_ATTESTATION_KEY)
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error> {
+        *key = el3::keys::REALM_ATTESTATION_KEY;
+        Ok(())
     }
 
     fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, El3Error> {

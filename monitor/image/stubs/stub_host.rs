@@ -284,6 +284,20 @@ fn broken() {
     run.end();
 }
 
+/// Names memory as the Host's that the manifest of `stub_el3` has and the machine has not: it answers with an external abort, and the
+/// command with an error.
+fn absent() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] == 0 {
+        return;
+    }
+    let mut run = Run::begin("absent");
+    for pa in [0xb000_0000, 0xbfff_f000] {
+        run.equal("realm-create", smc(&[REALM_CREATE, GRANULES, pa])[0], 1);
+        run.equal("version", smc(&[VERSION, 0x10000])[0], 0);
+    }
+    run.end();
+}
+
 /// What the second CPU is to do, as X0 at its start; other numbers name a run.
 const FAULT: u64 = 0;
 const OFF: u64 = 10;
@@ -359,6 +373,7 @@ extern "C" fn main() -> ! {
     on_and_off();
     faulting();
     suspended();
+    absent();
     broken();
     smc(&[SYSTEM_OFF]);
     loop {}

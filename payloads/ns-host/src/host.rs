@@ -1,7 +1,7 @@
 //! The Host core's surroundings on bare metal: spin locks, pages, the counter, interrupts between CPUs.
 
 use crate::memory;
-use crate::registers::{Guard, Mode};
+use crate::registers::{Cycles, Guard, Mode};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -241,10 +241,15 @@ impl Host for BareHost {
         if guard.as_ref().is_some_and(|(_, mode)| mode.has_hint()) {
             regs[0] |= SVE_HINT;
         }
-        if matches!(command, RmiCommand::RecEnter { .. }) {
+        let enters = matches!(command, RmiCommand::RecEnter { .. });
+        if enters {
             self.cut_short();
         }
+        let cycles = enters.then(Cycles::start);
         let [x0, x1, x2, x3, x4, ..] = smc::call(regs);
+        if let Some(counted @ 1..) = cycles.map(Cycles::stop) {
+            self.changed.lock().get_or_insert(("pmccntr_el0 of a run", counted, 0));
+        }
         // A page is measured with the CPU's instructions.
         let hashed = matches!(command, RmiCommand::DataCreate { .. }) && x0 == 0;
         if let Some(changed) = guard.and_then(|(guard, _)| guard.changed(hashed)) {

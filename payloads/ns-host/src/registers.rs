@@ -3,7 +3,7 @@
 
 mod vectors;
 
-use realm_el2::sysreg::{mrs, msr};
+use realm_el2::sysreg::{isb, mrs, msr};
 use vectors::Vectors;
 pub use vectors::{ALL_MODES, Mode};
 
@@ -107,5 +107,28 @@ impl Guard {
         let vectors = self.vectors.changed(uses_simd);
         let system = NAMES.iter().zip(now).zip(self.system).find(|((_, now), was)| now != was);
         system.map(|((name, now), was)| (*name, now, was)).or(vectors)
+    }
+}
+
+/// This world's cycle counter, which counts at EL1 and EL0 alone, where this program never is: it stands still.
+pub struct Cycles(u64);
+
+impl Cycles {
+    /// Starts it.
+    pub fn start() -> Self {
+        // PMCCFILTR_EL0: P, U and NSH are zero, so neither EL1 nor EL0 is left out, and EL2 is.
+        msr!("pmccfiltr_el0", 0);
+        // PMCR_EL0.E; PMCNTENSET_EL0.C.
+        msr!("pmcr_el0", mrs!("pmcr_el0") | 1);
+        msr!("pmcntenset_el0", 1 << 31);
+        isb();
+        Self(mrs!("pmccntr_el0"))
+    }
+
+    /// Stops it; what it has counted, or all ones if somebody else stopped it.
+    pub fn stop(self) -> u64 {
+        let (counted, enabled) = (mrs!("pmccntr_el0").wrapping_sub(self.0), mrs!("pmcntenset_el0"));
+        msr!("pmcntenclr_el0", 1 << 31);
+        if enabled >> 31 & 1 == 1 { counted } else { u64::MAX }
     }
 }

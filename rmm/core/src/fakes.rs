@@ -226,8 +226,9 @@ impl Platform for FakePlatform {
         self.transition(pa, Pas::Realm, Pas::NonSecure)
     }
 
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error> {
-        Ok([0x42; 48])
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error> {
+        *key = [0x42; 48];
+        Ok(())
     }
 
     fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, El3Error> {

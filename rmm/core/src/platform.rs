@@ -122,11 +122,12 @@ pub trait Platform {
     /// What EL3 said; nothing has changed.
     fn gtsi_undelegate(&self, pa: u64) -> Result<(), El3Error>;
 
-    /// RMM_ATTEST_GET_REALM_KEY: the P-384 private scalar of the Realm Attestation Key, big-endian.
+    /// RMM_ATTEST_GET_REALM_KEY: writes the P-384 private scalar of the Realm Attestation Key, big-endian, to `key`, and keeps no
+    /// copy.
     ///
     /// # Errors
     /// What EL3 said.
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error>;
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error>;
 
     /// RMM_ATTEST_GET_PLAT_TOKEN, all hunks: the platform token (a tagged COSE_Sign1) bound to `challenge` (32, 48 or
     /// 64 bytes). Returns its length.

@@ -192,7 +192,8 @@ extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) ->
         let cold = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
         cold_boot(&cold)
     } else {
-        RMM.get().ok_or(BootCode::UNKNOWN)
+        // There is no code for a CPU that is not like the first.
+        RMM.get().filter(|rmm| rmm.platform().is_like_this_cpu()).ok_or(BootCode::UNKNOWN)
     };
     match outcome {
         Ok(rmm) => serve(rmm),
@@ -206,8 +207,6 @@ extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) ->
 
 /// Command after command.
 fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
-    /// The only command with a fourth result; the caller's X4 is not to change otherwise (SMCCC).
-    const RTT_READ_ENTRY: u64 = 0xC400_0161;
     let mut regs = el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
     loop {
         if is_stopped() {
@@ -216,8 +215,7 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
         slots::area().sve_hint.set(regs[0] & SVE_HINT);
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
         slots::release();
-        let kept = if regs[0] & 0xffff == RTT_READ_ENTRY & 0xffff { x4 } else { regs[4] };
-        regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, kept]);
+        regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, x4]);
     }
 }
 

@@ -73,7 +73,9 @@ pub fn init() {
 /// See [`realm_rmm::Platform::run_realm`].
 pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {
     let host = el1::El1::save(optional);
+    // The Host's counters would tell it what the realm does, be it that all they are to count is EL1.
     let host_pmu = controls.pmu_counters.map(|_| pmu::save(optional));
+    let host_counting = (optional.pmu && host_pmu.is_none()).then(pmu::stop);
     slots::area().realm_loaded.set(1);
     load(optional, context, controls);
     instruction!("isb");
@@ -106,6 +108,9 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     if let Some(host) = &host_pmu {
         pmu::load(optional, host);
     }
+    if let Some(enabled) = host_counting {
+        pmu::go_on(enabled);
+    }
     host.restore(optional);
     instruction!("isb");
     slots::area().realm_loaded.set(0);
@@ -121,13 +126,30 @@ pub fn forget() {
     let optional = crate::features::optional();
     msr!("hcr_el2", HCR_RMM);
     instruction!("isb");
+    // EL1 and EL0: what [`load`] gives a realm.
     el1::load(&optional, &El1Registers::default());
     el1::load_timers(&Timers::default());
+    if optional.pauth {
+        el1::load_keys(&[0; 10]);
+    }
     gic::load(&optional, &Gic::default());
-    if optional.event_counters != 0 {
+    if optional.pmu {
         pmu::load(&optional, &Pmu::default());
     }
     simd::forget(&optional);
+    // EL2: where the realm was and what it did, and what it was to be. EL3 does not switch CNTHCTL_EL2: without traps, by either of its
+    // formats, and without masks.
+    msr!("cnthctl_el2", CNTHCTL_REALM | 0b11);
+    msr!("elr_el2", 0);
+    msr!("spsr_el2", 0);
+    msr!("esr_el2", 0);
+    msr!("far_el2", 0);
+    msr!("hpfar_el2", 0);
+    msr!("vttbr_el2", 0);
+    msr!("vmpidr_el2", 0);
+    if optional.ras {
+        msr!("S3_4_C5_C2_3", 0);
+    }
     instruction!("isb");
 }
 

@@ -1,5 +1,5 @@
-//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults of a copy, aborts of the
-//! translation of a realm's address, or fatal.
+//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults and external aborts of a copy, aborts of
+//! the translation of a realm's address, an FFR that is not there, or fatal.
 
 use crate::{console, mmu};
 use core::arch::global_asm;
@@ -53,6 +53,10 @@ global_asm!(
     "    mrs x16, esr_el2",
     "    and x16, x16, #0x3f",
     "    cmp x16, #0x28", // granule protection fault, not of a table walk
+    "    mov x17, #0x18", // parity or ECC error of the access, not of a walk
+    "    ccmp x16, x17, #4, ne",
+    "    mov x17, #0x10", // external abort of the access, not of a walk
+    "    ccmp x16, x17, #4, ne",
     "    b.ne rmm_fatal_entry",
     "    adr x16, rmm_copy_fault",
     "1:  msr elr_el2, x16",

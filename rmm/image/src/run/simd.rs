@@ -334,6 +334,8 @@ pub fn forget(cpu: &Optional) {
         instruction!("isb");
         // SAFETY: SVE is usable, and nobody needs what is in the registers.
         unsafe { rmm_sve_clear() };
+        // ZCR_EL1 may be the realm's.
+        msr!("S3_5_C1_C2_0", 0);
     } else {
         let zeros = [0_u8; 512];
         // SAFETY: SIMD is usable, and as many bytes are there.
