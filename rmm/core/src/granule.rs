@@ -223,11 +223,14 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
     /// The entry of the granule at `pa`, if it is delegable.
     fn entry(&self, pa: u64) -> Option<&'a GranuleEntry<W>> {
         let mut first = 0_u64;
-        for bank in self.banks.iter().take_while(|bank| bank.size != 0) {
+        for bank in &self.banks {
             let offset = pa.wrapping_sub(bank.base);
             if offset < bank.size {
                 let index = first.checked_add(offset >> GRANULE_SHIFT)?;
                 return self.entries.get(usize::try_from(index).ok()?);
+            }
+            if bank.size == 0 {
+                return None;
             }
             first = first.checked_add(bank.size >> GRANULE_SHIFT)?;
         }

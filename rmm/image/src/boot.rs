@@ -10,7 +10,6 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
-use realm_abi::smccc::SVE_HINT;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Rmm;
 use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
@@ -212,7 +211,7 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
         if is_stopped() {
             refuse_after(regs[4])
         }
-        slots::area().sve_hint.set(regs[0] & SVE_HINT);
+        slots::area().function.set(regs[0]);
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
         slots::release();
         regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, x4]);

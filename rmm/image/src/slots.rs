@@ -26,8 +26,8 @@ pub struct CpuArea {
     pub realm_loaded: Cell<u64>,
     /// Its index.
     pub cpu: Cell<u64>,
-    /// Not zero if the command that runs came with the hint that its caller has no SVE state to keep (SMCCC 1.3).
-    pub sve_hint: Cell<u64>,
+    /// X0 of the command that runs, with or without the hint that its caller has no SVE state to keep (SMCCC 1.3).
+    pub function: Cell<u64>,
     /// Not zero if streaming mode has all of SVE here (SMCR_EL3.FA64 and SMCR_EL2.FA64): then it has an FFR.
     pub streaming_ffr: Cell<u64>,
     /// Not zero once the RMM has failed on this CPU, also after it was off.
@@ -56,7 +56,7 @@ pub fn area() -> &'static CpuArea {
 pub fn init() {
     abandon();
     area().realm_loaded.set(0);
-    area().sve_hint.set(0);
+    area().function.set(0);
 }
 
 /// One granule. It can be used until this is dropped, and stays mapped until [`release`].

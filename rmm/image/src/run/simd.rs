@@ -10,6 +10,7 @@ use crate::slots::{self, Wide};
 use crate::sysreg::{instruction, mrs, msr};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
+use realm_abi::smccc::SVE_HINT;
 use realm_rmm::cpu::RunControls;
 
 /// SVCR.SM: the registers are those of the streaming mode.
@@ -263,7 +264,7 @@ impl Host {
     fn save(cpu: &Optional, all: bool) -> Self {
         let svcr = if cpu.sme { mrs!("S3_3_C4_C2_2") } else { 0 };
         let streaming = svcr & SVCR_SM != 0;
-        let clear = cpu.sve && !streaming && slots::area().sve_hint.get() != 0;
+        let clear = cpu.sve && !streaming && slots::area().function.get() & SVE_HINT != 0;
         let registers = match (streaming, cpu.sve, all) {
             (true, ..) if has_streaming_ffr() => Registers::Sve,
             (true, ..) => Registers::Predicates,
