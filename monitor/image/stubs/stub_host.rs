@@ -119,6 +119,8 @@ const SYSTEM_RESET: u64 = 0x8400_0009;
 const PSCI_FEATURES: u64 = 0x8400_000a;
 /// `stub_el3` breaks the RMM on this CPU.
 const BREAK_RMM: u64 = 0xc300_0000;
+/// `stub_el3` makes a count of the RMM wrong, if it is that of 0 it only says whether it can.
+const MISCOUNT: u64 = 0xc300_0001;
 
 /// Memory of this program: pages for the Host's own use, then granules.
 const RUN_PAGE: u64 = 0x7000_0000;
@@ -335,6 +337,44 @@ fn broken() {
     run.end();
 }
 
+/// Names memory as the Host's that the manifest of `stub_el3` has and the machine has not: it answers with an external abort, and the
+/// command with an error.
+fn absent() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] == 0 {
+        return;
+    }
+    let mut run = Run::begin("absent");
+    for pa in [0xb000_0000, 0xbfff_f000] {
+        run.equal("realm-create", smc(&[REALM_CREATE, GRANULES, pa])[0], 1);
+        run.equal("version", smc(&[VERSION, 0x10000])[0], 0);
+    }
+    run.end();
+}
+
+/// Has the RMM find that a count is wrong, if EL3 can bring that about: it does nothing any more, also on the other CPU, which is in the
+/// midst of calls, and not when that starts anew.
+fn stopped() -> bool {
+    if smc(&[MISCOUNT, 0])[0] != 0 {
+        return false;
+    }
+    let mut run = Run::begin("stopped");
+    let (rd, rec) = realm::granules_of_one(&mut run);
+    DONE.store(0, Ordering::Relaxed);
+    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, WATCH])[0], 0);
+    while DONE.load(Ordering::Acquire) == 0 {}
+    run.equal("miscount", smc(&[MISCOUNT, rd])[0], 0);
+    run.equal("rec-destroy", smc(&[REC_DESTROY, rec])[0], u64::MAX);
+    run.equal("version", smc(&[VERSION, 0x10000])[0], u64::MAX);
+    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    run.equal("watched", DONE.load(Ordering::Acquire), 2);
+    DONE.store(0, Ordering::Relaxed);
+    let answer = turn_on(WATCH);
+    run.equal("cpu-on-again", answer, 0);
+    run.equal("never-served", DONE.load(Ordering::Acquire), 2);
+    run.end();
+    true
+}
+
 /// What the second CPU is to do, as X0 at its start; other numbers name a run.
 const UNDEFINED: u64 = 0;
 const OFF: u64 = 10;
@@ -342,6 +382,8 @@ const SUSPEND: u64 = 11;
 const RESUMED: u64 = 12;
 const LEAVE: u64 = 13;
 const LOOK: u64 = 14;
+/// Ask for the version until that fails: `DONE` is 1 once it was answered, 2 in the end.
+const WATCH: u64 = 15;
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// What ISR_EL1 of the second CPU showed.
@@ -374,6 +416,13 @@ extern "C" fn second_main(context: u64) -> ! {
             smc(&[CPU_SUSPEND, POWER_DOWN, second as *const () as u64, RESUMED]);
         }
         RESUMED => stop_timer(),
+        WATCH => {
+            while smc(&[VERSION, 0x10000])[0] == 0 {
+                DONE.store(1, Ordering::Release);
+            }
+            DONE.store(2, Ordering::Release);
+            smc(&[CPU_OFF]);
+        }
         _ => {}
     }
     let mut run = Run::begin(match context {
@@ -424,7 +473,10 @@ extern "C" fn main() -> ! {
     undefined_on_second();
     left_behind();
     suspended();
-    broken();
+    absent();
+    if !stopped() {
+        broken();
+    }
     smc(&[SYSTEM_OFF]);
     loop {}
 }
