@@ -14,7 +14,6 @@ use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, UnprotectedDesc};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_alloc::Box;
-use zerocopy::FromZeros;
 
 /// What is mapped in a block of unprotected addresses.
 #[derive(Default)]
