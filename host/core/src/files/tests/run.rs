@@ -1,9 +1,9 @@
 //! A vCPU that runs, on a Host that lets nothing but the entry happen between `vcpu_load` and `vcpu_put`.
 
 use super::*;
-use crate::Vm;
 use crate::fake::{Entry, KILLED};
 use crate::realm::Supply;
+use crate::{Host, Vm};
 use realm_abi::kvm::{VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST};
 use realm_abi::rmi::{ExitReason, RecRun, Ripas};
 
@@ -167,5 +167,23 @@ fn a_vm_that_ends_stops_a_vcpu_that_runs() {
         runs.join().unwrap()
     });
     assert_eq!(answer, Err(Errno::EIO));
+    running.end();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn an_interrupt_is_raised_where_nothing_may_sleep() {
+    let running = Running::new();
+    let gic = running.vm.config.lock().gic.running().unwrap();
+    let vcpu = running.vm.vcpus().next().unwrap();
+    vcpu.waker().take_kick();
+    let entry = crate::host::Entry { vcpu: vcpu.number(), mask_pmu: false };
+    running.host().vcpu_load(&entry);
+    gic.set_shared(40, true).unwrap();
+    let woken = vcpu.waker().take_kick();
+    vcpu.kick();
+    running.host().vcpu_put(&entry);
+    assert!(woken && vcpu.waker().is_kicked());
+    drop((gic, vcpu));
     running.end();
 }
