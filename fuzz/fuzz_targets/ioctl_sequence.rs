@@ -27,6 +27,8 @@ const INNER: u64 = 0x800;
 #[derive(Arbitrary, Debug)]
 struct Input {
     two_vcpus: bool,
+    /// One in so many allocations fails; below 4 none does.
+    failing_allocations: u8,
     steps: Vec<Step>,
     guest: Vec<GuestOp>,
 }
@@ -105,6 +107,10 @@ enum Action {
     Fault {
         point: u8,
         nth: u8,
+    },
+    /// A signal for the thread that runs a vCPU.
+    Signal {
+        file: u8,
     },
 }
 
@@ -271,6 +277,11 @@ impl Meddler<'_> {
                     let _ = self.process.discard(ram + offset, u64::from(*pages) << 12);
                 }
             }
+            Action::Signal { file } => {
+                if let Some(file) = state.file(*file) {
+                    self.process.kick(file);
+                }
+            }
             Action::Corrupt { offset, mask } => return Some((*offset, *mask)),
             Action::Fault { point, nth } => {
                 let (point, value) = match point % 7 {
@@ -373,6 +384,9 @@ fuzz_target!(|data: &[u8]| {
         }
         system_off(guest);
     });
+    if input.failing_allocations >= 4 {
+        world.machine.faults().fail_one_in(Point::Alloc, input.failing_allocations.into(), 0);
+    }
     let process = world.process();
     let scratch = process.map(0x1000).expect("a page");
     let mut steps = input.steps.into_iter();

@@ -30,9 +30,10 @@ pub struct World {
 }
 
 impl Default for World {
-    /// 16 MiB, 2 CPUs, time that stands still.
+    /// 16 MiB, 2 CPUs, time that stands still; a Host short of memory, which moves what it may at every allocation.
     fn default() -> Self {
-        let config = MachineConfig { clock: ClockKind::Manual, ..MachineConfig::new(16 << 20, 2) };
+        let config =
+            MachineConfig { clock: ClockKind::Manual, reclaim: true, ..MachineConfig::new(16 << 20, 2) };
         let machine = Machine::new(config).expect("a valid size");
         Self { device: MachineHost::boot(Arc::clone(&machine)), machine }
     }

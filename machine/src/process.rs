@@ -236,6 +236,14 @@ impl Process {
         }))
     }
 
+    /// A child with the same open files, and memory of its own.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let child = Self::of(&self.0.device, self.0.owner);
+        lock(&child.0.files).extend(lock(&self.0.files).iter().map(|(fd, file)| (*fd, Arc::clone(file))));
+        child
+    }
+
     /// The Host it runs on.
     #[must_use]
     pub fn host(&self) -> &MachineHost {

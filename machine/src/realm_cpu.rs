@@ -192,8 +192,16 @@ impl RealmCpu<'_> {
             }
             Op::Wfi => self.wait(self.controls.trap_wfi, 0, None),
             Op::Wfe => self.wait(self.controls.trap_wfe, 1, Some(0)),
-            Op::Wfit(deadline) => self.wait(self.controls.trap_wfi, 2, Some(*deadline)),
-            Op::Wfet(deadline) => self.wait(self.controls.trap_wfe, 3, Some(*deadline)),
+            Op::Wfit(deadline) => {
+                let deadline = *deadline;
+                self.set_register(RT, deadline);
+                self.wait(self.controls.trap_wfi, 2, Some(deadline))
+            }
+            Op::Wfet(deadline) => {
+                let deadline = *deadline;
+                self.set_register(RT, deadline);
+                self.wait(self.controls.trap_wfe, 3, Some(deadline))
+            }
             Op::Mrs(reg) => {
                 let reg = *reg;
                 if let Some(value) =

@@ -1,6 +1,7 @@
 //! Debian packages: those this machine needs, and those of other architectures that are only unpacked.
 
 use crate::shell::{self, Error, Result};
+use crate::steps::step;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,13 +18,10 @@ pub fn install_from(release: &str, suite: &str, packages: &[&str]) -> Result {
     if !text.lines().any(|line| line.trim_matches('"') == format!("VERSION_CODENAME={release}")) {
         return install_with(&[], packages);
     }
-    let mirror = mirror()?;
     let own = std::fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     let list = shell::target().join("apt-sources.list");
     std::fs::create_dir_all(shell::target()).map_err(Error::file(&list))?;
-    let text =
-        format!("{own}\ndeb [{}] {} {suite} main\n", mirror.options.trim(), mirror.uri).replace("[] ", "");
-    std::fs::write(&list, text).map_err(Error::file(&list))?;
+    std::fs::write(&list, format!("{own}\n{}\n", source(suite)?)).map_err(Error::file(&list))?;
     let options =
         [format!("-oDir::Etc::SourceList={}", list.display()), format!("-oAPT::Default-Release={suite}")];
     install_with(&options, packages)
@@ -34,24 +32,51 @@ fn install_with(options: &[String], packages: &[&str]) -> Result {
     if !shell::succeeds(Command::new("apt-get").arg("--version")) {
         return Err(Error::Other(format!("this machine has no apt; install these yourself: {names}")));
     }
-    let root = shell::output(Command::new("id").arg("-u"))?.trim() == "0";
-    if !root && !shell::succeeds(Command::new("sudo").args(["-n", "true"])) {
-        return Err(Error::Other(format!("packages are missing; run as root: apt-get install {names}")));
-    }
     let apt = |args: &[&str]| {
-        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
-        if !root {
-            command.arg("apt-get");
-        }
+        let mut command = as_root("apt-get").map_err(|_| {
+            Error::Other(format!("packages are missing; run as root: apt-get install {names}"))
+        })?;
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(options).args(args);
-        command
+        Ok(command)
     };
-    shell::step(&format!("install {names}"), || {
-        shell::run(&mut apt(&["update"]))?;
-        let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
+    step(&format!("install {names}"), || {
+        shell::run(&mut apt(&["update"])?)?;
+        let mut install = apt(&["install", "--yes", "--no-install-recommends"])?;
         // apt's own talk goes to standard error: standard output belongs to the caller's result.
         shell::output(install.args(packages)).map(|_| ())
     })
+}
+
+/// A program that runs as root: by itself, or by a sudo that does not ask.
+pub fn as_root(program: &str) -> Result<Command> {
+    if shell::output(Command::new("id").arg("-u"))?.trim() == "0" {
+        return Ok(Command::new(program));
+    }
+    if !shell::succeeds(Command::new("sudo").args(["-n", "true"])) {
+        return Err(Error::Other(format!("{program} has to run as root")));
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.arg(program);
+    Ok(sudo)
+}
+
+/// A line of sources.list for a suite: this machine's mirror and keys.
+pub fn source(suite: &str) -> Result<String> {
+    let mirror = mirror()?;
+    Ok(format!("deb [{}] {} {suite} main", mirror.options.trim(), mirror.uri).replace("[] ", ""))
+}
+
+/// What this machine's apt is told about fetching: proxies, and which dates it believes.
+pub fn network_options() -> Result<String> {
+    let all = shell::output(Command::new("apt-config").arg("dump"))?;
+    Ok(fetching(&all))
+}
+
+fn fetching(all: &str) -> String {
+    const PREFIXES: [&str; 4] =
+        ["Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Max-FutureTime"];
+    let wanted = |line: &&str| PREFIXES.iter().any(|prefix| line.starts_with(prefix));
+    all.lines().filter(wanted).map(|line| format!("{line}\n")).collect()
 }
 
 fn installed(package: &str) -> bool {
@@ -221,6 +246,14 @@ mod tests {
         );
         assert!(line_mirror("deb http://other.example cloud-sdk-bookworm main").is_none());
         assert!(line_mirror("# deb http://mirror.example/debian trixie main").is_none());
+    }
+
+    #[test]
+    fn of_apts_options_those_about_fetching_are_taken() {
+        let all = "APT::Architecture \"amd64\";\nAcquire::http::Proxy \"http://proxy.example\";\nAcquire::Languages \"none\";\n\
+                   Acquire::Check-Valid-Until \"false\";\n";
+        let taken = "Acquire::http::Proxy \"http://proxy.example\";\nAcquire::Check-Valid-Until \"false\";\n";
+        assert_eq!(fetching(all), taken);
     }
 
     #[test]

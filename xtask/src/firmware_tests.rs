@@ -4,7 +4,8 @@ use crate::boot::{self, Echo, Machine};
 use crate::image::{self, Image, Offer, Stub};
 use crate::linux::{self, Linux};
 use crate::setup;
-use crate::shell::{self, Error, Result};
+use crate::shell::{Error, Result};
+use crate::steps::step;
 use realm_abi::rmi::HashAlgorithm;
 use realm_attest::rim::{RealmParameters, RimPredictor};
 use realm_attest::token::{Expectations, PublicKey, Token, verify};
@@ -15,12 +16,12 @@ use std::time::Duration;
 
 /// All of them.
 pub fn all() -> Result {
-    shell::step("the monitor with stand-ins around it", check_monitor)?;
-    shell::step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
-    shell::step("monitor and RMM with 40 GiB of memory", check_large)?;
-    shell::step("the RMM below a foreign EL3", check_foreign_el3)?;
-    shell::step("realms on a Non-secure host", check_host)?;
-    shell::step("a Debian kernel on the monitor", check_linux)
+    step("the monitor with stand-ins around it", check_monitor)?;
+    step("monitor and RMM by their oldest and newest interface", check_interfaces)?;
+    step("monitor and RMM with 40 GiB of memory", check_large)?;
+    step("the RMM below a foreign EL3", check_foreign_el3)?;
+    step("realms on a Non-secure host", check_host)?;
+    step("a Debian kernel on the monitor", check_linux)
 }
 
 /// What the RMM is offered where nothing else is said: the newest.
@@ -146,6 +147,7 @@ const HOST_RUNS: &[&str] = &[
     "smp",
     "noisy",
     "turns",
+    "overflow",
     "hostile",
     "destroyed",
     "reset",
@@ -168,7 +170,7 @@ fn check_token(said: &str) -> std::result::Result<(), String> {
     let key = include_bytes!("../../attest/keys/test-platform-key.pub.pem");
     let key = PublicKey::parse(key).map_err(|why| why.to_string())?;
     let challenge: Vec<u8> = (0..8).flat_map(|n: u64| (0x6368_616c_6c65_6e00 + n).to_le_bytes()).collect();
-    let rim = rim_of_rsi().map_err(|why| why.to_string())?;
+    let rim = rim_of_rsi(&Journal::read(said)).map_err(|why| why.to_string())?;
     let expectations = Expectations {
         platform_key: &key,
         secured: true,
@@ -183,17 +185,22 @@ fn check_token(said: &str) -> std::result::Result<(), String> {
     }
 }
 
-/// The RIM of the realm that runs `rsi`, as `payloads/ns-host` makes it: 16 MiB of RAM with the realm programs at its start, one vCPU.
-fn rim_of_rsi() -> Result<Vec<u8>> {
+/// The RIM of the realm that runs `rsi`, as `payloads/ns-host` makes it: 16 MiB of RAM with the realm programs at its start, one vCPU,
+/// and all the breakpoints and watchpoints that the machine has, which the Host tells.
+fn rim_of_rsi(journal: &Journal) -> Result<Vec<u8>> {
     const RAM: u64 = 0x8000_0000;
+    let told = |name| {
+        let mut values = journal.values("host", name);
+        let value = values.next().and_then(|value| u8::try_from(value).ok());
+        value.ok_or_else(|| Error::Other(format!("the host does not tell `{name}`")))
+    };
     let parameters = RealmParameters {
         ipa_bits: 33,
         hash: HashAlgorithm::SHA_256,
         lpa2: false,
         sve_vl: None,
-        // Of QEMU's CPU.
-        num_bps: 6,
-        num_wps: 4,
+        num_bps: told("breakpoints")?,
+        num_wps: told("watchpoints")?,
         pmu_num_ctrs: None,
     };
     let path = Image::RealmGuest.build()?;

@@ -2,11 +2,14 @@
 
 use crate::setup;
 use crate::shell::{self, Error, Result};
+use crate::steps::step;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
 use realm_monitor::layout;
 use realm_monitor::package::{Header, MAGIC};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes;
 
 /// The target all firmware is built for: no floating point in registers the lower worlds own.
@@ -57,9 +60,13 @@ impl Image {
 
     /// Builds it and returns the raw image, `target/images/NAME.bin`.
     pub fn build(self) -> Result<PathBuf> {
+        once(self.name(), || self.build_now())
+    }
+
+    fn build_now(self) -> Result<PathBuf> {
         setup::firmware_target()?;
         let name = self.name();
-        shell::step(&format!("build {name}"), || {
+        step(&format!("build {name}"), || {
             shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--profile", "firmware"]).args([
                 "--target",
                 TARGET,
@@ -108,26 +115,41 @@ pub enum Stub {
 impl Stub {
     /// Builds it and returns the raw image, `target/images/stub-NAME.bin`.
     pub fn build(self) -> Result<PathBuf> {
-        setup::firmware_target()?;
         let (name, base) = match self {
-            Self::Rmm => ("rmm", layout::RMM_IMAGE.base),
-            Self::Payload => ("payload", layout::PAYLOAD_BASE),
-            Self::Host => ("host", layout::PAYLOAD_BASE),
-            Self::El3 => ("el3", layout::FLASH.base),
+            Self::Rmm => ("stub-rmm", layout::RMM_IMAGE.base),
+            Self::Payload => ("stub-payload", layout::PAYLOAD_BASE),
+            Self::Host => ("stub-host", layout::PAYLOAD_BASE),
+            Self::El3 => ("stub-el3", layout::FLASH.base),
         };
-        let dir = images()?;
-        let program = dir.join(format!("stub-{name}.elf"));
+        once(name, || Self::build_now(name, base))
+    }
+
+    fn build_now(name: &str, base: u64) -> Result<PathBuf> {
+        setup::firmware_target()?;
+        let program = images()?.join(format!("{name}.elf"));
         shell::run(
             shell::command("rustc")
                 .args(["--edition", "2024", "--target", TARGET, "-Copt-level=2", "-Cpanic=abort"])
                 .args(["-Clink-arg=-Tmonitor/image/stubs/stub.ld", "-Clink-arg=-e_start"])
                 .arg(format!("-Clink-arg=--defsym=base={base:#x}"))
-                .arg(format!("monitor/image/stubs/stub_{name}.rs"))
+                .arg(format!("monitor/image/stubs/{}.rs", name.replace('-', "_")))
                 .arg("-o")
                 .arg(&program),
         )?;
-        store(&format!("stub-{name}"), &program)
+        store(name, &program)
     }
+}
+
+/// Makes an image unless this process has done so: several boots use the same.
+fn once(name: &'static str, build: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let built = || BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = built().get(name) {
+        return Ok(file.clone());
+    }
+    let file = build()?;
+    built().insert(name, file.clone());
+    Ok(file)
 }
 
 /// Where images are kept.

@@ -3,6 +3,7 @@
 use crate::apt::ForeignApt;
 use crate::initrd;
 use crate::shell::{self, Error, Result};
+use crate::steps::step;
 use std::path::{Path, PathBuf};
 
 /// What a realm boots.
@@ -25,7 +26,7 @@ pub fn guest_files() -> Result<GuestFiles> {
     if files.kernel.exists() && files.initrd.exists() {
         return Ok(files);
     }
-    shell::step("fetch an arm64 Debian kernel and initrd", || {
+    step("fetch an arm64 Debian kernel and initrd", || {
         let apt = ForeignApt::new(&dir.join("apt"), "arm64", KERNEL_SUITE, USERLAND_SUITE)?;
         let unpacked = dir.join("unpacked");
         std::fs::create_dir_all(&unpacked).map_err(Error::file(&unpacked))?;

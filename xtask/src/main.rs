@@ -3,14 +3,18 @@
 mod apt;
 mod bench;
 mod boot;
+mod debian;
 mod firmware_tests;
+mod fuzz;
 mod image;
 mod initrd;
 mod kernel;
 mod linux;
+mod miri;
 mod run;
 mod setup;
 mod shell;
+mod steps;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -36,12 +40,14 @@ enum Command {
     Images,
     /// Everything that has to hold before a change lands.
     Test(test::Options),
+    /// The README's two commands on Debian 12 and 13, each in a chroot that is new (as root).
+    Debian(debian::Options),
     /// Count instructions: every RMI command, and whole realm lives.
     Bench(bench::Options),
     /// Run the unit tests of the cores under Miri (nightly).
     Miri,
     /// Run fuzz targets for a bounded time (nightly, cargo-fuzz).
-    Fuzz(test::FuzzOptions),
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,9 +57,10 @@ fn main() -> ExitCode {
         Command::Boot(options) => boot::boot(&options),
         Command::Images => image::images_command(),
         Command::Test(options) => test::test(&options),
+        Command::Debian(options) => debian::debian(&options),
         Command::Bench(options) => bench::bench(&options),
-        Command::Miri => test::miri(false),
-        Command::Fuzz(options) => test::fuzz(&options),
+        Command::Miri => miri::miri(),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

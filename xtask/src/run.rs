@@ -2,6 +2,7 @@
 
 use crate::kernel;
 use crate::shell::{self, Result};
+use crate::steps::step;
 use std::path::PathBuf;
 
 /// Options of `cargo xtask run`.
@@ -42,7 +43,7 @@ pub fn run(options: &Options) -> Result {
 
 /// Builds the `realm` command and returns where it is.
 pub fn realm_binary() -> Result<PathBuf> {
-    shell::step("build the realm command", || {
+    step("build the realm command", || {
         shell::run(shell::cargo().args([
             "build",
             "--quiet",

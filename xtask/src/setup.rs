@@ -4,6 +4,7 @@ use crate::apt;
 use crate::image;
 use crate::kernel;
 use crate::shell::{self, Result};
+use crate::steps::step;
 use std::path::Path;
 
 /// Options of `cargo xtask setup`.
@@ -32,7 +33,7 @@ pub fn setup(options: &Options) -> Result {
 pub fn stable_components() -> Result {
     for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         if !shell::succeeds(shell::cargo().args([probe, "--version"])) {
-            shell::step(&format!("install {component}"), || {
+            step(&format!("install {component}"), || {
                 shell::run(shell::command("rustup").args(["component", "add", component]))
             })?;
         }
@@ -47,7 +48,7 @@ pub fn firmware_target() -> Result {
     if Path::new(libraries.trim()).exists() {
         return Ok(());
     }
-    shell::step(&format!("install the target {}", image::TARGET), || {
+    step(&format!("install the target {}", image::TARGET), || {
         shell::run(shell::command("rustup").args(["target", "add", image::TARGET]))
     })
 }
@@ -74,7 +75,7 @@ pub fn nightly() -> Result {
     if shell::succeeds(shell::nightly_cargo().args(["miri", "--version"])) {
         return Ok(());
     }
-    shell::step("install a nightly toolchain with Miri", || {
+    step("install a nightly toolchain with Miri", || {
         if !shell::succeeds(shell::nightly_cargo().arg("--version")) {
             shell::run(shell::command("rustup").args([
                 "toolchain",
@@ -95,12 +96,15 @@ pub fn nightly() -> Result {
     })
 }
 
-/// cargo-fuzz.
+/// cargo-fuzz, and the compiler for the fuzzer's own part.
 pub fn cargo_fuzz() -> Result {
+    if !shell::succeeds(shell::command("c++").arg("--version")) {
+        apt::install(&["g++"])?;
+    }
     if shell::succeeds(shell::cargo().args(["fuzz", "--version"])) {
         return Ok(());
     }
-    shell::step("install cargo-fuzz", || {
+    step("install cargo-fuzz", || {
         shell::run(shell::cargo().args(["install", "--quiet", "--locked", "cargo-fuzz"]))
     })
 }

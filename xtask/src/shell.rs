@@ -1,9 +1,9 @@
-//! Running other programs, and saying so.
+//! Running other programs.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Why an xtask failed.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,29 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs a command whose output is shown only if it fails, so that several can run at the same time. Returns all it printed.
+pub fn run_quietly(command: &mut Command) -> Result<String> {
+    let (status, said) =
+        run_aside(command).map_err(|source| Error::Start { program: line(command), source })?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if status.success() {
+        return Ok(said);
+    }
+    eprintln!("{}", said.trim_end());
+    Err(Error::Failed { command: line(command), status })
+}
+
+/// Runs a command and returns what it printed to standard output and standard error, as it came.
+fn run_aside(command: &mut Command) -> std::io::Result<(std::process::ExitStatus, Vec<u8>)> {
+    let (mut reader, writer) = std::io::pipe()?;
+    let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    // The command keeps writing ends of the pipe, without whose end there is none of what is read.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut said = Vec::new();
+    reader.read_to_end(&mut said)?;
+    Ok((child.wait()?, said))
+}
+
 /// What a program prints, if it is there and succeeds.
 pub fn output_if_there(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
@@ -127,16 +150,4 @@ pub fn succeeds(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|s| s.success())
-}
-
-/// Runs `work` under a name: a spinner on a terminal, a line with the time it took elsewhere.
-pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    let spinner = indicatif::ProgressBar::new_spinner().with_message(name.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    let result = work();
-    spinner.finish_and_clear();
-    let seconds = started.elapsed().as_secs_f64();
-    eprintln!("{} {name} ({seconds:.1} s)", if result.is_ok() { "done  " } else { "FAILED" });
-    result
 }

@@ -1,13 +1,15 @@
 //! What has to hold before a change lands.
 
-use crate::shell::{self, Result};
-use crate::{firmware_tests, image, run, setup};
-use std::process::Command;
+use crate::image::Image;
+use crate::miri::{self, Amount};
+use crate::shell::{self, Error, Result};
+use crate::steps::{self, Job, step};
+use crate::{debian, firmware_tests, fuzz, image, kernel, run, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// The nightly-sized run: 10,000 oracle sequences, every fuzz target for two minutes.
+    /// The nightly-sized run: 10,000 oracle sequences, all of Miri, every fuzz target for two minutes, other Debians.
     #[arg(long)]
     nightly: bool,
     /// Only the boots of the emulated machine.
@@ -15,95 +17,83 @@ pub struct Options {
     firmware: bool,
 }
 
-/// Options of `cargo xtask fuzz`.
-#[derive(clap::Args)]
-pub struct FuzzOptions {
-    /// Targets to run; all of them if none is named.
-    targets: Vec<String>,
-    /// Seconds for each target.
-    #[arg(long, default_value_t = 60)]
-    seconds: u32,
-}
-
-/// Runs every check, stopping at the first that fails.
+/// Runs every check, stopping at the first that fails, and prints what each took.
 pub fn test(options: &Options) -> Result {
-    if options.firmware {
-        return firmware_tests::all();
-    }
-    setup::stable_components()?;
-    check("format", shell::cargo().args(["fmt", "--all", "--check"]))?;
-    check(
-        "clippy",
-        shell::cargo().args([
-            "clippy",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-Dwarnings",
-        ]),
-    )?;
-    setup::firmware_target()?;
-    check(
-        "clippy of the images",
-        shell::cargo()
-            .args(["clippy", "--quiet", "--locked"])
-            .args(
-                ["monitor", "rmm", "ns-host", "realm-guest", "ns-bench"]
-                    .iter()
-                    .flat_map(|name| ["--package", name]),
-            )
-            .args(["--target", image::TARGET, "--profile", "firmware", "--", "-Dwarnings"]),
-    )?;
-    check(
-        "documentation",
-        shell::cargo()
-            .args(["doc", "--quiet", "--locked", "--workspace", "--no-deps"])
-            .env("RUSTDOCFLAGS", "-Dwarnings"),
-    )?;
-    let mut tests = shell::cargo();
-    tests.args(["test", "--locked", "--workspace"]);
-    if options.nightly {
-        tests.env("REALMKIT_ORACLE_CASES", "10000");
-    }
-    check("unit, property and command tests", &mut tests)?;
-    check(
-        "granule locks under loom",
-        shell::cargo()
-            .args(["test", "--locked", "--release", "--package", "realm-rmm", "--test", "lock_loom"])
-            .args(["--target-dir".as_ref(), shell::target().join("loom").as_os_str()])
-            .env("RUSTFLAGS", "--cfg loom"),
-    )?;
-    check(
-        "counts of shared pointers under loom",
-        shell::cargo()
-            .args(["test", "--locked", "--release", "--package", "realm-alloc", "--test", "arc_loom"])
-            .args(["--target-dir".as_ref(), shell::target().join("loom").as_os_str()])
-            .env("RUSTFLAGS", "--cfg loom"),
-    )?;
-    main_job()?;
-    firmware_tests::all()?;
-    miri(!options.nightly)?;
-    fuzz(&FuzzOptions { targets: Vec::new(), seconds: if options.nightly { 120 } else { 5 } })
+    steps::timed(|| if options.firmware { firmware_tests::all() } else { everything(options.nightly) })
 }
 
-fn check(name: &str, command: &mut Command) -> Result {
-    eprintln!("check  {name}");
-    shell::step(name, || shell::run(command))
+/// What is proved under loom: a package's test that only exists there.
+const LOOM: &[(&str, &str)] = &[("realm-rmm", "lock_loom"), ("realm-alloc", "arc_loom")];
+
+/// The packages of the images, which are built for the machine itself.
+const FIRMWARE: &[&str] = &["monitor", "rmm", "ns-host", "realm-guest", "ns-bench"];
+
+fn packages<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    names.into_iter().flat_map(|name| ["--package", name])
+}
+
+fn everything(nightly: bool) -> Result {
+    setup::stable_components()?;
+    step("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])))?;
+    step("clippy", || {
+        let mut clippy = shell::cargo();
+        clippy.args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets"]);
+        shell::run(clippy.args(["--", "-Dwarnings"]))
+    })?;
+    setup::firmware_target()?;
+    step("clippy of the images", || {
+        let mut clippy = shell::cargo();
+        clippy.args(["clippy", "--quiet", "--locked"]).args(packages(FIRMWARE.iter().copied()));
+        clippy.args(["--target", image::TARGET, "--profile", "firmware"]);
+        shell::run(clippy.args(["--", "-Dwarnings"]))
+    })?;
+    step("documentation", || {
+        let mut doc = shell::cargo();
+        doc.args(["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
+        shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
+    })?;
+    step("build the tests", || {
+        shell::run(shell::cargo().args(["test", "--quiet", "--locked", "--workspace", "--no-run"]))
+    })?;
+    step("unit, property and command tests", || {
+        let mut tests = shell::cargo();
+        tests.args(["test", "--locked", "--workspace"]);
+        if nightly {
+            tests.env("REALMKIT_ORACLE_CASES", "10000");
+        }
+        shell::run(&mut tests)
+    })?;
+    step("every interleaving under loom", || {
+        let mut tests = shell::cargo();
+        tests.args(["test", "--locked", "--release", "--target-dir"]).arg(shell::target().join("loom"));
+        tests.args(packages(LOOM.iter().map(|(package, _)| *package)));
+        tests.args(LOOM.iter().flat_map(|(_, test)| ["--test", test]));
+        shell::run(tests.env("RUSTFLAGS", "--cfg loom"))
+    })?;
+    main_job()?;
+    setup::qemu()?;
+    step("build the images", || Image::ALL.iter().try_for_each(|image| image.build().map(|_| ())))?;
+    miri::build()?;
+    fuzz::build()?;
+    // What is left uses one CPU each, or waits. QEMU goes first: it takes longest.
+    let mut jobs: Vec<Job<'_>> = vec![Box::new(firmware_tests::all)];
+    jobs.extend(miri::jobs(if nightly { Amount::All } else { Amount::Quick }));
+    jobs.extend(fuzz::jobs(fuzz::targets()?, if nightly { 120 } else { 5 }));
+    steps::together(jobs)?;
+    if nightly { debian::everywhere() } else { Ok(()) }
 }
 
 /// `cargo xtask run` as a new user would call it, and what it says of the realm.
 fn main_job() -> Result {
-    let guest = crate::kernel::guest_files()?;
+    let guest = kernel::guest_files()?;
     let realm = run::realm_binary()?;
-    shell::step("a realm from a Debian kernel", || {
+    step("a realm from a Debian kernel", || {
         let mut command = shell::command(realm);
         command.args(["run", "--machine", "hosted", "--json", "-", "--kernel"]).arg(guest.kernel);
         let text = shell::output(command.arg("--initrd").arg(guest.initrd))?;
         let report: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|error| shell::Error::Other(format!("`realm run --json -` printed no JSON: {error}")))?;
-        let wrong = |what: &str| Err(shell::Error::Other(format!("`realm run`: {what}: {report}")));
+            .map_err(|error| Error::Other(format!("`realm run --json -` printed no JSON: {error}")))?;
+        let wrong = |what: &str| Err(Error::Other(format!("`realm run`: {what}: {report}")));
         if !report["rim"].is_string() || report["rim"] != report["predicted_rim"] {
             return wrong("the measured RIM is not the predicted one");
         }
@@ -116,41 +106,4 @@ fn main_job() -> Result {
         }
         Ok(())
     })
-}
-
-/// The unit tests of the cores under Miri's default borrow model. Property tests run fewer cases there: an interpreter
-/// is a thousand times slower. With `quick`, the RMM's tests of whole commands are left out: they take ten minutes.
-pub fn miri(quick: bool) -> Result {
-    setup::nightly()?;
-    let mut command = shell::nightly_cargo();
-    command
-        .args(["miri", "test", "--locked", "--lib", "--package", "realm-abi", "--package", "realm-host"])
-        .args(["--package", "realm-alloc", "--package", "realm-rmm", "--target-dir"])
-        .arg(shell::target().join("miri"))
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-        .env("PROPTEST_CASES", "4");
-    if quick {
-        command.args(["--", "--skip", "rmi::tests"]);
-    }
-    check("unit tests under Miri", &mut command)
-}
-
-/// Runs fuzz targets for a bounded time.
-pub fn fuzz(options: &FuzzOptions) -> Result {
-    setup::nightly()?;
-    setup::cargo_fuzz()?;
-    let targets = if options.targets.is_empty() {
-        let listed = shell::output(shell::nightly_cargo().args(["fuzz", "list"]))?;
-        listed.lines().map(str::to_owned).collect()
-    } else {
-        options.targets.clone()
-    };
-    for target in targets {
-        let limit = format!("-max_total_time={}", options.seconds);
-        check(
-            &format!("fuzz {target}"),
-            shell::nightly_cargo().args(["fuzz", "run", &target, "--", &limit, "-verbosity=0"]),
-        )?;
-    }
-    Ok(())
 }

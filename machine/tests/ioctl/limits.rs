@@ -2,10 +2,13 @@
 
 use crate::vmm::{IPA_BITS, PAGE, Stage, V8, Vmm, boot};
 use realm_abi::Errno;
-use realm_abi::kvm::{CreateGuestMemfd, DeviceType, EnableCap, RealmCommand, numbers};
+use realm_abi::kvm::{CreateGuestMemfd, DeviceType, EnableCap, RealmCommand, VmType, numbers};
+use realm_host::Limits;
+use realm_host::host::Owner;
 use realm_machine::fault::Point;
-use realm_machine::{Machine, MachineConfig};
+use realm_machine::{Machine, MachineConfig, MachineHost, Process};
 use realm_vmm::System;
+use std::sync::Arc;
 
 #[test]
 fn a_machine_has_so_many_realms_as_vmids() {
@@ -64,4 +67,60 @@ fn a_file_without_a_descriptor_is_no_file() {
             vmm.end();
         }
     }
+}
+
+#[test]
+fn only_the_process_that_made_a_vm_may_use_it() {
+    let machine = boot();
+    machine.set_guest(|_| {});
+    let vmm = Vmm::at(&machine, Stage::Active, 1);
+    let child = vmm.process.fork();
+    let gic = vmm.gic.expect("it has a GIC");
+    for (file, cmd) in [
+        (vmm.vm, numbers::CHECK_EXTENSION),
+        (vmm.vm, numbers::CREATE_VCPU),
+        (vmm.vm, 0xdead),
+        (vmm.vcpus[0], numbers::RUN),
+        (vmm.vcpus[0], numbers::GET_MP_STATE),
+        (gic, numbers::SET_DEVICE_ATTR),
+    ] {
+        assert_eq!(child.ioctl(file, cmd, 0), Err(Errno::EIO), "{cmd:#x}");
+    }
+    assert!(child.ioctl(vmm.dev, numbers::CREATE_VM, 0x1_0000_0000).is_err(), "no realm VM type");
+    // It made none of the VMs, but may make its own.
+    let own = child.open_device().expect("the device");
+    assert_eq!(child.ioctl(own, numbers::GET_API_VERSION, 0), Ok(12));
+    // The child keeps the files open, so the VM lives on, and its owner still uses it.
+    assert_eq!(vmm.run(0), Ok(0));
+    vmm.process.exit();
+    assert_ne!(vmm.device.statistics().ledger.held(), 0, "the child has its files");
+    child.exit();
+    vmm.end();
+}
+
+#[test]
+fn one_user_leaves_the_others_some_vmids() {
+    let mut config = MachineConfig::new(64 << 20, 1);
+    config.features.vmid16 = false;
+    let machine = Machine::new(config).expect("a valid size");
+    let limits = Limits { users: 128, ..Limits::default() };
+    let device = MachineHost::boot_with(Arc::clone(&machine), limits);
+    let vm_type = V8.vm_type_arg(VmType { realm: true, ipa_bits: IPA_BITS });
+    let make = |process: &Process| {
+        let device = process.open_device().expect("the device opens");
+        process.ioctl(device, numbers::CREATE_VM, vm_type)
+    };
+    let user = |user, privileged| Process::of(&device, Owner { user, privileged });
+    let (greedy, same_user, other, root) =
+        (user(1000, false), user(1000, false), user(1001, false), user(0, true));
+    assert!(make(&greedy).is_ok() && make(&same_user).is_ok());
+    for process in [&greedy, &same_user] {
+        assert_eq!(make(process), Err(Errno::EMFILE), "two of 256 VMIDs for one of 128 users");
+    }
+    assert!(make(&other).is_ok());
+    (0..4).for_each(|_| assert!(make(&root).is_ok(), "limits of users are not for root"));
+    same_user.exit();
+    assert!(make(&greedy).is_ok());
+    drop((greedy, other, root));
+    assert_eq!(device.statistics().ledger.held(), 0);
 }

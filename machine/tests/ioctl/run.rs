@@ -9,7 +9,7 @@ use realm_abi::psci::{PsciCall, PsciStatus};
 use realm_abi::rmi::Ripas;
 use realm_abi::rsi::{RsiCall, RsiStatus};
 use realm_machine::fault::Point;
-use realm_machine::sysregs::ICC_SGI1R_EL1;
+use realm_machine::sysregs::{CNTVCT_EL0, ICC_SGI1R_EL1};
 use realm_machine::{Guest, Process};
 use realm_vmm::System;
 use std::sync::Arc;
@@ -228,14 +228,30 @@ fn an_sgi_wakes_a_vcpu_that_waits() {
 }
 
 #[test]
-fn a_sleeping_vcpu_wakes_with_its_timer() {
-    let vmm = active(1, |guest| {
-        // The clock of this machine stands still until somebody sleeps.
-        guest.arm_virtual_timer(1 << 40);
-        guest.wfi();
-    });
-    run_to_the_end(&vmm, 0);
-    vmm.end();
+fn every_way_to_wait_sleeps_once_until_the_timer() {
+    // The clock of this machine stands still until somebody sleeps: a wait that does not sleep ends at once, and too early.
+    const UNTIL: u64 = 1 << 40;
+    type Wait = fn(&mut Guest);
+    const WAYS: [(&str, Wait); 3] = [
+        ("WFI", |guest| guest.wfi()),
+        ("WFIT", |guest| guest.wfit(u64::MAX)),
+        ("CPU_SUSPEND", |guest| {
+            let call = PsciCall::CpuSuspend { smc64: true, power_state: 0, entry_point: 0, context_id: 0 };
+            assert_eq!(guest.psci(&call), PsciStatus::SUCCESS);
+        }),
+    ];
+    for (way, wait) in WAYS {
+        let woken = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&woken);
+        let vmm = active(1, move |guest| {
+            guest.arm_virtual_timer(UNTIL);
+            wait(guest);
+            seen.store(guest.mrs(CNTVCT_EL0).expect("the counter"), Ordering::SeqCst);
+        });
+        run_to_the_end(&vmm, 0);
+        assert_eq!(woken.load(Ordering::SeqCst), UNTIL, "{way}");
+        vmm.end();
+    }
 }
 
 #[test]

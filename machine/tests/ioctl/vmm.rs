@@ -72,7 +72,9 @@ pub fn boot() -> Arc<Machine> {
 /// A machine whose Host has pages of `1 << shift` bytes.
 pub fn boot_with_pages(shift: u32) -> Arc<Machine> {
     let clock = ClockKind::Manual;
-    let config = MachineConfig { clock, host_page_shift: shift, ..MachineConfig::new(64 << 20, 4) };
+    // The Host moves what it may whenever it allocates, as one short of memory.
+    let reclaim = true;
+    let config = MachineConfig { clock, host_page_shift: shift, reclaim, ..MachineConfig::new(64 << 20, 4) };
     Machine::new(config).expect("a valid size")
 }
 

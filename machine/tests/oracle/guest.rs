@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const IL: u64 = 1 << 25;
 /// Far from any PC, so that an exception can be told from everything else.
 const VBAR: u64 = 0x7000_0000_0800;
+/// Where a WFIT and a WFET have their time.
+const TIMEOUT_REGISTER: usize = 9;
 
 /// An operation as it can be repeated: the machine's [`Op`] is used up.
 #[derive(Clone, Debug)]
@@ -187,12 +189,15 @@ impl Shared {
                 return Ok(Expected::Trap);
             }
             GuestOp::Wait { event, timeout } => {
+                if let Some(timeout) = timeout {
+                    regs.gprs[TIMEOUT_REGISTER] = *timeout;
+                }
                 let trapped = if *event { self.trap_wfe } else { self.trap_wfi };
                 if !trapped {
                     return Ok(Expected::Complete(None));
                 }
                 let ti = u64::from(*event) | u64::from(timeout.is_some()) << 1;
-                let operand = if timeout.is_some() { 9 << 5 | 1 << 2 } else { 0 };
+                let operand = if timeout.is_some() { (TIMEOUT_REGISTER as u64) << 5 | 1 << 2 } else { 0 };
                 self.model.trap(regs, sync(0x01 << 26 | operand | ti, 0, 0))?;
                 return Ok(Expected::Trap);
             }

@@ -8,6 +8,7 @@ const REDISTRIBUTORS: usize = 0x080a_0000;
 const REDISTRIBUTOR_SIZE: usize = 0x2_0000;
 const SGI_FRAME: usize = 0x1_0000;
 const ISENABLER0: usize = 0x100;
+const ICENABLER0: usize = 0x180;
 /// EnableGrp1A and ARE_NS.
 const CTLR: u32 = 0x12;
 
@@ -15,12 +16,19 @@ const CTLR: u32 = 0x12;
 const WAKE: u32 = 1;
 /// Private interrupts that stop a realm: the end of a virtual interrupt that asked for it, its two timers, its PMU. While no realm
 /// runs, nothing raises them.
-const OF_REALMS: u32 = 1 << 25 | 1 << 27 | 1 << 30 | 1 << 23;
+const OF_REALMS: u32 = 1 << 25 | 1 << 27 | 1 << 30 | 1 << PMU;
+/// The PMU's interrupt (BSA).
+pub const PMU: u32 = 23;
 const NO_INTERRUPT: u64 = 1020;
 
 fn put(address: usize, value: u32) {
     // SAFETY: a register of the GIC, which nothing else uses.
     unsafe { (address as *mut u32).write_volatile(value) };
+}
+
+fn get(address: usize) -> u32 {
+    // SAFETY: a register of the GIC, which nothing else uses.
+    unsafe { (address as *const u32).read_volatile() }
 }
 
 /// To be called once on each CPU.
@@ -35,6 +43,21 @@ pub fn init(cpu: usize) {
     msr!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1
     msr!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
     isb();
+}
+
+/// Lets a private interrupt of this CPU through.
+pub fn enable(intid: u32) {
+    put(REDISTRIBUTORS + crate::cpu() * REDISTRIBUTOR_SIZE + SGI_FRAME + ISENABLER0, 1 << intid);
+}
+
+/// Lets a private interrupt of this CPU through no more; in effect on return.
+pub fn disable(intid: u32) {
+    let redistributor = REDISTRIBUTORS + crate::cpu() * REDISTRIBUTOR_SIZE;
+    put(redistributor + SGI_FRAME + ICENABLER0, 1 << intid);
+    // GICR_CTLR.RWP: the write has not reached every part of the GIC yet.
+    while get(redistributor) & 1 << 3 != 0 {
+        core::hint::spin_loop();
+    }
 }
 
 /// Interrupts CPU `cpu`.

@@ -20,7 +20,7 @@ use realm_host::Device;
 const SPIN: u64 = 12;
 
 /// Makes all attacks, on at least two CPUs.
-pub fn run(device: &Arc<Device<BareHost>>) {
+pub fn run(device: &realm_host::Arc<Device<BareHost>>) {
     let mut checks = Checks::begin("attacks");
     let before = Balance::of(device);
     live::run(&mut checks, device);
@@ -55,7 +55,7 @@ fn enter(rec: u64, run_ptr: u64) -> Status {
 }
 
 /// A realm that counts for ever, without its host looking.
-fn spinning_realm(checks: &mut Checks, device: &Arc<Device<BareHost>>) -> Option<Arc<Realm>> {
+fn spinning_realm(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>) -> Option<Arc<Realm>> {
     let settings = Settings { cpus: 1, argument: SPIN, hash: HashAlgorithm::SHA_256, full: false };
     match Realm::build(device, &settings) {
         Ok(realm) => Some(realm),

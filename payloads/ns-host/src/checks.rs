@@ -39,6 +39,11 @@ impl Checks {
         self.that(check, holds, || alloc::format!("{found:x?}, not {wanted:x?}"));
     }
 
+    /// A number the run has found.
+    pub fn value(&self, name: &str, value: u64) {
+        uart::report(Record::Value { run: self.run, name, value });
+    }
+
     /// Ends the run.
     pub fn end(self) {
         uart::report(Record::End { run: self.run, checks: self.made });

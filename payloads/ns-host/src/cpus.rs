@@ -57,7 +57,7 @@ impl Task {
     /// # Panics
     /// If it has.
     pub fn start(cpu: usize, work: impl FnOnce() + Send + 'static) -> Self {
-        let done = Arc::new(CpuEvent::new());
+        let done = Arc::new(CpuEvent::fresh());
         let signal = Arc::clone(&done);
         let work: Work = Box::new(move || {
             work();

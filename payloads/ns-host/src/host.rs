@@ -3,15 +3,13 @@
 use crate::memory;
 use crate::registers::Guard;
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::Errno;
 use realm_abi::rmi::RmiCommand;
 use realm_el2::lock::{Mutex, MutexGuard, relax};
 use realm_el2::sysreg::{mask, mrs, unmask, wfi};
 use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
-use realm_host::host::{Event, Lock, PageBlock, PinnedPage};
-use realm_host::irqchip::Irqchip;
+use realm_host::host::{Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose};
 use realm_host::{File, Host, UserMemory};
 use realm_simple_gic::SimpleGic;
 
@@ -23,11 +21,14 @@ impl<T: Send> Lock<T> for SpinLock<T> {
         = MutexGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Self {
-        Self(Mutex::new(value))
+    fn new(_class: LockClass, value: T) -> Result<Self, Errno> {
+        Ok(Self(Mutex::new(value)))
     }
     fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock()
+    }
+    fn lock_killable(&self) -> Result<MutexGuard<'_, T>, Errno> {
+        Ok(self.0.lock())
     }
 }
 
@@ -38,9 +39,16 @@ pub struct CpuEvent {
     waiter: AtomicUsize,
 }
 
-impl Event for CpuEvent {
-    fn new() -> Self {
+impl CpuEvent {
+    /// One that nobody has signalled.
+    pub const fn fresh() -> Self {
         Self { signalled: AtomicBool::new(false), waiter: AtomicUsize::new(0) }
+    }
+}
+
+impl Event for CpuEvent {
+    fn new() -> Result<Self, Errno> {
+        Ok(Self::fresh())
     }
 
     fn wait(&self, deadline: Option<u64>) {
@@ -175,6 +183,7 @@ impl BareHost {
 impl Host for BareHost {
     type Lock<T: Send> = SpinLock<T>;
     type Event = CpuEvent;
+    type Irqchip = SimpleGic;
 
     fn page_shift(&self) -> u32 {
         12
@@ -184,7 +193,15 @@ impl Host for BareHost {
         if mrs!("id_aa64mmfr1_el1") >> 4 & 0xf == 2 { 16 } else { 8 }
     }
 
-    fn alloc(&self, pages: usize) -> Option<PageBlock> {
+    fn cpus(&self) -> usize {
+        MAX_CPUS
+    }
+
+    fn cpu(&self) -> usize {
+        cpu()
+    }
+
+    fn alloc(&self, pages: usize, _purpose: Purpose) -> Option<PageBlock> {
         memory::alloc(pages).map(|pa| PageBlock { pa, pages })
     }
 
@@ -192,6 +209,12 @@ impl Host for BareHost {
         if let Err(granule) = memory::free(block.pa, block.pages) {
             self.warn(format_args!("{granule:#x} was freed while another world has it"));
         }
+    }
+
+    fn unpin(&self, _pinned: Pinned) {}
+
+    fn with_granule<R>(&self, pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
+        memory::with_page(pa, work)
     }
 
     fn read_phys(&self, pa: u64, out: &mut [u8]) {
@@ -233,13 +256,19 @@ impl Host for BareHost {
         }
     }
 
-    fn vcpu_load(&self, vcpu: u32) {
+    fn vcpu_load(&self, entry: &Entry) {
         mask();
-        self.loaded[cpu()].store(u64::from(vcpu) + 1, Ordering::SeqCst);
+        if entry.mask_pmu {
+            gic::disable(gic::PMU);
+        }
+        self.loaded[cpu()].store(u64::from(entry.vcpu) + 1, Ordering::SeqCst);
     }
 
-    fn vcpu_put(&self, _vcpu: u32) {
+    fn vcpu_put(&self, entry: &Entry) {
         self.loaded[cpu()].store(0, Ordering::SeqCst);
+        if entry.mask_pmu {
+            gic::enable(gic::PMU);
+        }
         unmask();
         timer::clear();
     }
@@ -255,8 +284,8 @@ impl Host for BareHost {
         self.files.lock().get(&fd).cloned()
     }
 
-    fn create_irqchip(&self) -> Result<Arc<dyn Irqchip>, Errno> {
-        Ok(Arc::new(SimpleGic::default()))
+    fn create_irqchip(&self) -> Result<realm_host::Arc<SimpleGic>, Errno> {
+        Ok(realm_host::Arc::try_new(SimpleGic::default())?)
     }
 
     fn explain(&self, message: core::fmt::Arguments<'_>) {
@@ -294,20 +323,31 @@ impl UserMemory for User<'_> {
         Ok(())
     }
 
-    fn pin(&self, addr: u64, _write: bool) -> Result<PinnedPage, Errno> {
+    fn pin(&self, addr: u64, most: u64, _hold: Hold) -> Result<Pinned, Errno> {
         /// What a realm shares is mapped in blocks of this: see [`crate::realm`].
         const BLOCK: u64 = 2 << 20;
         if !memory::is_memory(addr, memory::PAGE as usize) {
             return Err(Errno::EFAULT);
         }
-        Ok(PinnedPage { pa: addr, writable: true, block: BLOCK })
+        let size = if most >= BLOCK { BLOCK } else { memory::PAGE };
+        Ok(Pinned { pa: addr & !(size - 1), size })
     }
 
-    fn unpin(&self, _page: PinnedPage) {}
+    fn process(&self) -> u64 {
+        1
+    }
 
-    fn interrupted(&self) -> bool {
+    fn owner(&self) -> Owner {
+        Owner { user: 0, privileged: true }
+    }
+
+    fn must_return(&self) -> bool {
         let less = |left: u32| if left == u32::MAX { Some(left) } else { left.checked_sub(1) };
         let patient = self.patience.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
         self.stop.load(Ordering::SeqCst) || !patient
+    }
+
+    fn must_die(&self) -> bool {
+        false
     }
 }

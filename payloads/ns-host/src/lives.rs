@@ -16,7 +16,7 @@ use realm_host::Device;
 const ROUNDS: usize = 3;
 
 /// Runs them.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>, cpus: usize) {
     let before = Balance::of(device);
     for vcpus in 1..=cpus.min(4) {
         checks.state(format_args!("lives with {vcpus} vCPUs"));
@@ -28,7 +28,7 @@ pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
     if cpus >= 4 {
         checks.state("two realms at the same time");
         let others = Arc::new(Mutex::new(alloc::vec::Vec::new()));
-        let (device_too, outcomes) = (Arc::clone(device), Arc::clone(&others));
+        let (device_too, outcomes) = (device.clone(), Arc::clone(&others));
         // The other realm's first vCPU runs on CPU 1, where this closure does not wait for it.
         let task = Task::start(1, move || {
             for _ in 0..ROUNDS {
@@ -64,7 +64,7 @@ fn ended(stops: alloc::vec::Vec<Stop>) -> Result<(), Failed> {
 }
 
 /// A whole life, its vCPUs on CPUs from `first_cpu` on.
-fn life(device: &Arc<Device<BareHost>>, cpus: usize, first_cpu: usize) -> Result<(), Failed> {
+fn life(device: &realm_host::Arc<Device<BareHost>>, cpus: usize, first_cpu: usize) -> Result<(), Failed> {
     let realm = Realm::build(device, &settings(cpus)).map_err(|(step, error)| Failed::Build(step, error))?;
     let stops = run_on(&realm, cpus, first_cpu);
     realm.destroy();
@@ -72,7 +72,7 @@ fn life(device: &Arc<Device<BareHost>>, cpus: usize, first_cpu: usize) -> Result
 }
 
 /// A whole life of a single vCPU on this CPU.
-fn alone(device: &Arc<Device<BareHost>>) -> Result<(), Failed> {
+fn alone(device: &realm_host::Arc<Device<BareHost>>) -> Result<(), Failed> {
     let realm = Realm::build(device, &settings(1)).map_err(|(step, error)| Failed::Build(step, error))?;
     let stop = realm.run(0);
     realm.destroy();

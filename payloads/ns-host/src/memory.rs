@@ -95,6 +95,17 @@ pub fn free(pa: u64, pages: usize) -> Result<(), u64> {
     Ok(())
 }
 
+/// Lets `work` change a page of the caller's in place.
+///
+/// # Panics
+/// If it is not a page of memory.
+pub fn with_page<R>(pa: u64, work: impl FnOnce(&mut [u8; PAGE as usize]) -> R) -> R {
+    assert!(pa.is_multiple_of(PAGE) && is_memory(pa, PAGE as usize), "{pa:#x} is no page");
+    // SAFETY: it is mapped memory of a page's size and alignment, which is the caller's alone while `work` runs: the Host core
+    // owns it and hands it to nobody meanwhile.
+    work(unsafe { &mut *(pa as *mut [u8; PAGE as usize]) })
+}
+
 /// Copies from memory that may be written meanwhile by a realm or another CPU.
 ///
 /// # Panics

@@ -39,7 +39,7 @@ const fn program(number: u64, name: &'static str, cpus: usize) -> Program {
     Program { number, name, cpus, end: End::Off, full: false, turns: false }
 }
 
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 12] = [
     program(0, "rsi", 1),
     program(1, "psci", 2),
     program(2, "memory", 1),
@@ -48,6 +48,7 @@ const PROGRAMS: [Program; 11] = [
     program(5, "smp", 4),
     Program { full: true, ..program(6, "noisy", 2) },
     Program { full: true, turns: true, ..program(13, "turns", 2) },
+    Program { full: true, ..program(10, "overflow", 1) },
     program(7, "hostile", 1),
     Program { end: End::Fault(DESTROYED), ..program(8, "destroyed", 1) },
     Program { end: End::Reset, ..program(9, "reset", 1) },
@@ -60,7 +61,7 @@ const DESTROYED: u64 = 0x8040_1000;
 pub const IDLE: u64 = 11;
 
 /// Runs them all.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>, cpus: usize) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>, cpus: usize) {
     for Program { number, name, cpus: wanted, end, full, turns } in PROGRAMS {
         if wanted > cpus {
             realm_el2::uart::line(format_args!("host: {name} needs {wanted} CPUs"));
@@ -134,7 +135,7 @@ fn run_in_turns(realm: &Realm, vcpus: usize) -> Vec<Stop> {
 pub struct Balance {
     held: u64,
     leaked: u64,
-    undead: usize,
+    unfinished: usize,
     free: u64,
     warnings: u64,
 }
@@ -146,7 +147,7 @@ impl Balance {
         Self {
             held: statistics.ledger.held(),
             leaked: statistics.ledger.leaked,
-            undead: statistics.undead_vms,
+            unfinished: statistics.unfinished_vms,
             free: memory::free_pages(),
             warnings: device.host().warnings(),
         }

@@ -47,11 +47,11 @@ pub enum Stop {
 
 /// A realm that can run.
 pub struct Realm {
-    device: Arc<Device<BareHost>>,
+    device: realm_host::Arc<Device<BareHost>>,
     /// Files in the order they were opened; the VM is the second, behind the device.
     files: Vec<i32>,
     vm: i32,
-    vcpus: Vec<(i32, Arc<Vcpu<BareHost>>)>,
+    vcpus: Vec<(i32, realm_host::Arc<Vcpu<BareHost>>)>,
     /// Where RAM's shared side is.
     shared: u64,
     devices: Mutex<Devices>,
@@ -259,7 +259,7 @@ impl Realm {
 }
 
 /// The file a descriptor stands for, as a vCPU.
-fn vcpu(host: &BareHost, fd: i32) -> Result<Arc<Vcpu<BareHost>>, Errno> {
+fn vcpu(host: &BareHost, fd: i32) -> Result<realm_host::Arc<Vcpu<BareHost>>, Errno> {
     match host.file(fd) {
         Some(File::Vcpu(vcpu)) => Ok(vcpu),
         _ => Err(Errno::EBADF),

@@ -11,6 +11,8 @@ const COUNTED: usize = 64;
 /// The virtual and the physical timer.
 pub const VIRTUAL_TIMER: usize = 27;
 pub const PHYSICAL_TIMER: usize = 30;
+/// The PMU.
+pub const PMU: usize = 23;
 /// No interrupt.
 pub const SPURIOUS: u64 = 1023;
 
@@ -56,6 +58,7 @@ pub fn handle() {
     match intid as usize {
         VIRTUAL_TIMER => msr!("cntv_ctl_el0", ENABLE | IMASK),
         PHYSICAL_TIMER => msr!("cntp_ctl_el0", ENABLE | IMASK),
+        PMU => msr!("pmovsclr_el0", u64::MAX),
         32.. => device::give(Command::SpiLow(intid)),
         _ => {}
     }

@@ -6,6 +6,7 @@ mod interrupts;
 mod memory;
 mod mmio;
 mod noisy;
+mod overflow;
 mod power;
 mod psci;
 mod rsi;
@@ -53,7 +54,7 @@ const PROGRAMS: [Option<Program>; 14] = [
     Some(Program { name: "hostile", first: First::Run(hostile::run), others: alone }),
     Some(Program { name: "destroyed", first: First::Run(power::destroyed), others: alone }),
     Some(Program { name: "reset", first: First::Run(power::reset), others: alone }),
-    None,
+    Some(Program { name: "overflow", first: First::Run(overflow::run), others: alone }),
     Some(Program { name: "idle", first: First::Silent(idle::run), others: alone }),
     Some(Program { name: "spin", first: First::Silent(spin::run), others: alone }),
     Some(Program { name: "turns", first: First::Run(noisy::run), others: noisy::secondary }),

@@ -5,6 +5,7 @@
 
 use crate::apt;
 use crate::shell::{self, Error, Result};
+use crate::steps::step;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,11 +61,11 @@ struct LifeOutput {
 /// Measures and reports.
 pub fn bench(json: Option<&Path>) -> Result {
     apt::install(&["valgrind"])?;
-    let program = shell::step("build the measured program", build)?;
+    let program = step("build the measured program", build)?;
     let names = shell::output(&mut Command::new(&program))?;
     let mut commands = Vec::new();
     for name in names.lines() {
-        let (calls, profile) = shell::step(name, || callgrind(&program, &[name]))?;
+        let (calls, profile) = step(name, || callgrind(&program, &[name]))?;
         let calls: u64 = parse(name, &calls)?;
         commands.push(CommandCost {
             command: name.to_owned(),
@@ -77,7 +78,7 @@ pub fn bench(json: Option<&Path>) -> Result {
     for mib in LIFE_SIZES {
         let size = mib.to_string();
         let (output, profile) =
-            shell::step(&format!("a realm life with {mib} MiB"), || callgrind(&program, &["--life", &size]))?;
+            step(&format!("a realm life with {mib} MiB"), || callgrind(&program, &["--life", &size]))?;
         let instructions = profile.total()?;
         let output: LifeOutput = serde_json::from_str(&output)
             .map_err(|error| Error::Other(format!("the life of {mib} MiB printed no JSON: {error}")))?;

@@ -10,6 +10,7 @@ use crate::boot::{self, Echo};
 use crate::image::{self, Image, Offer};
 use crate::setup;
 use crate::shell::{self, Error, Result};
+use crate::steps::step;
 use realm_monitor::layout;
 use realm_report::Journal;
 use realm_rmm::granule::GranuleEntry;
@@ -128,7 +129,7 @@ pub fn profile(name: &str) -> Result {
 
 /// The plugin for QEMU.
 fn plugin() -> Result<PathBuf> {
-    shell::step("build the counter", || {
+    step("build the counter", || {
         shell::run(shell::cargo().args([
             "build",
             "--quiet",
@@ -168,8 +169,7 @@ fn run(profile: Option<(usize, &Path)>) -> Result<Run> {
     let change = |qemu: &mut Command| {
         qemu.stdin(Stdio::null()).arg("-plugin").arg(&arg);
     };
-    let said =
-        shell::step("run the machine", || boot::run(&machine, &flash, Some(LIMIT), Echo::Off, change))?;
+    let said = step("run the machine", || boot::run(&machine, &flash, Some(LIMIT), Echo::Off, change))?;
     let journal = Journal::read(&said);
     let problems = journal.problems(&[RUN, REALM_RUN, CPU_RUN]);
     if !problems.is_empty() {

@@ -5,7 +5,6 @@ use crate::checks::Checks;
 use crate::host::BareHost;
 use crate::memory;
 use alloc::format;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RecRun, RmiCommand, Status, Version};
@@ -20,7 +19,7 @@ const FIRST: u64 = 0xC400_0150;
 const COUNT: u64 = 0x20;
 
 /// Makes the calls.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>) {
     let Some(realm) = spinning_realm(checks, device) else { return };
     let seen = &device.host().seen;
     let rec = seen.rec.load(Ordering::Relaxed);

@@ -21,7 +21,7 @@ const FIRMWARE: [(&str, u64); 4] =
     [("rmm", 0x4010_0000), ("shared", 0x418f_f000), ("sram", 0x0e00_0000), ("flash", 0x1000)];
 
 /// Makes the attacks.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>) {
     for (name, address) in FIRMWARE {
         untouchable(checks, name, address);
     }

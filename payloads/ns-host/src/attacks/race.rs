@@ -19,7 +19,7 @@ use zerocopy::{FromZeros, IntoBytes};
 const ROUNDS: usize = 300;
 
 /// Makes the attacks.
-pub fn run(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
+pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>) {
     run_page(checks, device);
     parameters(checks);
 }
@@ -70,7 +70,7 @@ impl Interference {
 }
 
 /// The run page of REC_ENTER: flags, registers and list registers change under the RMM's eyes.
-fn run_page(checks: &mut Checks, device: &Arc<Device<BareHost>>) {
+fn run_page(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>) {
     const OFFSETS: &[u64] = &[0x0, 0x200, 0x208, 0x300, 0x308, 0x310, 0x318, 0x320, 0x328, 0x380];
     const VALUES: &[u64] = &[0, 1, 2, 4, 8, 16, 31, u64::MAX, 1 << 62, 1 << 61, 1 << 62 | 27];
     let Some(realm) = spinning_realm(checks, device) else { return };

@@ -41,13 +41,13 @@ impl Realm {
     /// # Errors
     /// What failed, and how. What had been made is given back.
     pub fn build(
-        device: &Arc<Device<BareHost>>,
+        device: &realm_host::Arc<Device<BareHost>>,
         settings: &Settings,
     ) -> Result<Arc<Self>, (&'static str, Errno)> {
         let mut builder = Builder { device, files: Vec::new(), shared: 0 };
         match builder.build(settings) {
             Ok((vm, vcpus)) => Ok(Arc::new(Self {
-                device: Arc::clone(device),
+                device: device.clone(),
                 files: builder.files,
                 vm,
                 vcpus,
@@ -82,12 +82,12 @@ impl<T> Step<T> for Result<T, Errno> {
 }
 
 struct Builder<'a> {
-    device: &'a Arc<Device<BareHost>>,
+    device: &'a realm_host::Arc<Device<BareHost>>,
     files: Vec<i32>,
     shared: u64,
 }
 
-type Vcpus = Vec<(i32, Arc<realm_host::Vcpu<BareHost>>)>;
+type Vcpus = Vec<(i32, realm_host::Arc<realm_host::Vcpu<BareHost>>)>;
 
 impl Builder<'_> {
     fn keep(&mut self, fd: i64) -> i32 {
@@ -100,7 +100,7 @@ impl Builder<'_> {
         let never = AtomicBool::new(false);
         let host = self.device.host();
         let caller = Caller { host, user: User { stop: &never, patience: AtomicU32::new(u32::MAX) } };
-        let device = host.install_file(File::Device(Arc::clone(self.device))).step("open")?;
+        let device = host.install_file(File::Device(self.device.clone())).step("open")?;
         let device = self.keep(device.into());
         let vm_type = Generation::V8.vm_type_arg(VmType { realm: true, ipa_bits: IPA_BITS });
         let vm = caller.value(device, Ioctl::CreateVm, vm_type).step("CREATE_VM")?;
@@ -165,7 +165,7 @@ impl Builder<'_> {
         vm: i32,
         id: usize,
         full: bool,
-    ) -> Result<(i32, Arc<realm_host::Vcpu<BareHost>>), Errno> {
+    ) -> Result<(i32, realm_host::Arc<realm_host::Vcpu<BareHost>>), Errno> {
         let fd = caller.value(vm, Ioctl::CreateVcpu, id as u64)?;
         let fd = self.keep(fd);
         let mut init = VcpuInit::default();

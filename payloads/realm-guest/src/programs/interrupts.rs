@@ -94,13 +94,11 @@ fn one_timer(run: &Run, timer: &Timer) {
         let before = count(timer.intid);
         let until = now() + micros(nap);
         (timer.set)(until, ENABLE);
-        let mut sleeps = 0;
+        // A WFI may end at any time, without a reason too: how many it takes says nothing (Arm ARM, Wait for Interrupt).
         while count(timer.intid) == before {
             sleep_unless(|| count(timer.intid) != before);
-            sleeps += 1;
         }
         run.check(name, now() >= until, format_args!("too early"));
-        run.check(name, sleeps <= 3, format_args!("{sleeps} sleeps"));
         run.equal(name, count(timer.intid), before + 1);
         // The handler has masked it; it is still due.
         run.equal(name, (timer.ctl)(), ENABLE | IMASK | ISTATUS);
@@ -122,11 +120,13 @@ fn one_timer(run: &Run, timer: &Timer) {
     // Not due: the status says so.
     (timer.set)(u64::MAX >> 1, ENABLE);
     run.equal(name, (timer.ctl)(), ENABLE);
+    let before = now();
     let (cval, tval) = (timer.values)();
+    let after = now();
     run.equal(name, cval, u64::MAX >> 1);
-    let distance = (cval - now()) & 0xffff_ffff;
-    let ahead = tval.wrapping_sub(distance) & 0xffff_ffff;
-    run.check(name, ahead < micros(1_000_000), format_args!("TVAL {tval:#x}, not {distance:#x}"));
+    // The lower half of the distance at a moment between the two.
+    let ago = (cval - before).wrapping_sub(tval) & 0xffff_ffff;
+    run.check(name, ago <= after - before, format_args!("TVAL {tval:#x}, {before:#x} to {after:#x}"));
     (timer.set)(0, 0);
 }
 
@@ -177,29 +177,28 @@ fn both(run: &Run) {
     run.equal("both", after, before.map(|before| before + 20));
 }
 
-/// WFIT is woken by a timer long before its own time, if the CPU has it: the realm's ID registers do not tell. That it ends by
-/// itself is not tried, as QEMU 10 reports it as a WFI when it traps.
+/// WFIT is woken by a timer, if the CPU has it: the realm's ID registers do not tell. Its own time never comes, so only the
+/// interrupt ends a wait for good. It may end early any number of times, and does on a CPU that traps it without saying which
+/// register has the time (QEMU 10.0.13); and QEMU 10.0.2 reports it as a WFI, so that it ends by itself is not tried.
 fn wait_with_timeout(run: &Run) {
+    const NEVER: u64 = u64::MAX;
     run.state("WFIT");
     for timer in &TIMERS {
         let (before, until) = (count(timer.intid), now() + micros(1000));
-        let late = until + micros(10_000_000);
         (timer.set)(until, ENABLE);
-        let mut sleeps = 0_u64;
         let mut missing = None;
         while count(timer.intid) == before && missing.is_none() {
             exception::mask();
             if count(timer.intid) == before {
                 // WFIT X9.
-                missing = attempt!(".inst 0xd5031029", in("x9") late).err();
-                sleeps += 1;
+                missing = attempt!(".inst 0xd5031029", in("x9") NEVER).err();
             }
             exception::unmask();
             instruction!("isb");
         }
         match missing {
             Some(fault) => run.equal("wfit", fault.esr, UNDEFINED),
-            None => run.check("wfit", sleeps <= 3 && now() < late, format_args!("{sleeps} sleeps")),
+            None => run.equal("wfit", (count(timer.intid), now() >= until), (before + 1, true)),
         }
         (timer.set)(0, 0);
     }

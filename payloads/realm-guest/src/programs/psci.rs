@@ -132,17 +132,15 @@ pub fn run(run: &Run) {
         let until = time::now() + time::micros(2000);
         msr!("cntv_cval_el0", until);
         msr!("cntv_ctl_el0", ENABLE);
-        let mut calls = 0;
+        // It may come back at any time, like a WFI; that the Host sleeps meanwhile is seen in machine/tests.
         while interrupt::count(VIRTUAL_TIMER) < nap {
             // With interrupts masked none can come between this look and the call.
             exception::mask();
             if interrupt::count(VIRTUAL_TIMER) < nap {
                 exact(run, "suspend", [suspend, 1 << 16, entry, 7], 0);
-                calls += 1;
             }
             exception::unmask();
         }
-        run.check("suspend-slept", calls <= 3, format_args!("{calls} calls"));
         run.check("suspend-late-enough", time::now() >= until, format_args!("woken too early"));
     }
     run.end();
