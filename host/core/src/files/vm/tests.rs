@@ -8,7 +8,7 @@ use crate::host::Owner;
 use crate::memory::guest_memfd::GuestMemfd;
 use crate::memory::memslot::Memslot;
 use crate::realm::ipa::BLOCK_SIZE;
-use crate::realm::{CpuParams, Fault};
+use crate::realm::{CpuParams, Fault, Supply};
 use crate::{Device, Errno, Lock};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -269,5 +269,42 @@ fn a_slot_whose_memory_the_rmm_keeps_stays() {
     assert_eq!(delete_slot(&vm, &process), Err(Errno::ENXIO));
     assert_eq!((data(&device), vm.memory.lock().slots.find(RAM).is_some()), (1, true));
     assert_eq!(delete_slot(&vm, &process), Ok(0));
+    assert_ends_well(&device, &vm);
+}
+
+/// Uses the reserve up: a part of the last block is taken away while the Host has no memory.
+fn use_reserve_up(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
+    device.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
+    let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
+    let part = slot.private_range(&(RAM + BLOCK_SIZE..RAM + BLOCK_SIZE + PAGE)).unwrap();
+    vm.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER).unwrap();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_vm_is_torn_down_without_memory_also_when_its_reserve_is_in_use() {
+    let (device, vm) = with_private_memory();
+    use_reserve_up(&device, &vm);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_slot_can_be_removed_when_the_reserve_is_in_use_and_the_host_has_memory_again() {
+    let (device, vm) = with_private_memory();
+    use_reserve_up(&device, &vm);
+    device.host().stop_injecting();
+    assert_eq!(delete_slot(&vm, &Process::new(device.rmm(), 1)), Ok(0));
+    assert_eq!(data(&device), 0);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_slot_is_removed_without_any_memory() {
+    let (device, vm) = with_private_memory();
+    device.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
+    assert_eq!(delete_slot(&vm, &Process::new(device.rmm(), 1)), Ok(0));
+    assert_eq!(data(&device), 0);
     assert_ends_well(&device, &vm);
 }
