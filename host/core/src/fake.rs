@@ -8,7 +8,7 @@ mod rmm;
 mod rules;
 
 pub(crate) use irqchip::FakeIrqchip;
-pub(crate) use process::Process;
+pub(crate) use process::{Process, USER_PA};
 pub(crate) use rmm::{Entry, Granule, MiniRmm};
 pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
