@@ -162,7 +162,8 @@ fn a_vm_that_ends_stops_a_vcpu_that_runs() {
     let answer = std::thread::scope(|threads| {
         let (vcpu, rmm) = (running.vcpu.clone(), running.machine.device.rmm().clone());
         let runs = threads.spawn(move || Process::new(&rmm, 1).ioctl(&vcpu, cmd(Ioctl::Run), 0));
-        in_realm.recv().unwrap();
+        // Long enough for any machine: only a test that fails waits for it.
+        in_realm.recv_timeout(core::time::Duration::from_secs(60)).expect("the realm is entered");
         assert_eq!(running.machine.device.shut_down(), Ok(()));
         runs.join().unwrap()
     });
