@@ -12,7 +12,7 @@ use realm_abi::GRANULE_SIZE;
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use realm_rmm::granule::{Exclusive, Granule};
-use realm_rmm::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use realm_rmm::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use std::sync::Arc;
 
 /// Affinity fields of MPIDR_EL1.
@@ -74,8 +74,9 @@ impl Platform for MachinePlatform {
         Ok(())
     }
 
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error> {
-        Ok(el3::keys::REALM_ATTESTATION_KEY)
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error> {
+        *key = el3::keys::REALM_ATTESTATION_KEY;
+        Ok(())
     }
 
     fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, El3Error> {
@@ -102,6 +103,22 @@ impl Platform for MachinePlatform {
         self.0.tlb.invalidate(vmid, scope);
     }
 
+    fn cpu(&self) -> usize {
+        // A thread that is on no CPU is on one nobody knows.
+        self.0.cpus.current().unwrap_or(usize::MAX)
+    }
+
+    fn forget_virtual_cpu(&self, vmid: u16) {
+        if let Some(cpu) = self.0.cpus.current() {
+            self.0.tlb.vmid(vmid).forget_virtual_cpu(cpu);
+        }
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        self.0.log.push(Event::MachineCheck(format!("the RMM stops: {why:?}")));
+        panic!("the RMM stops: {why:?}")
+    }
+
     fn simd_aux_granules(&self) -> usize {
         // Z0 to Z31, P0 to P15 and FFR of the longest vector; 32 registers of 16 bytes without SVE.
         let quadwords = usize::from(self.0.config.features.sve_vl.unwrap_or(0)) + 1;
@@ -121,6 +138,12 @@ impl Platform for MachinePlatform {
             return RealmExit::SError { esr: 0 };
         };
         let key = ProgramKey { vmid: mmu.vmid(), mpidr: controls.vmpidr & MPIDR_AFFINITY };
+        if let Some(other) = hardware.tlb.vmid(mmu.vmid()).runs(cpu, key.mpidr) {
+            hardware.log.push(Event::MachineCheck(format!(
+                "CPU {cpu} runs virtual CPU {:#x} of VMID {} with stage 1 translations of {other:#x}",
+                key.mpidr, key.vmid
+            )));
+        }
         let (id, mut instance) = hardware.programs.take(context, key, &hardware.log);
         let tick = hardware.clock.now() + HOST_TICK;
         let exit = RealmCpu { hardware, cpu, context, controls, simd, mmu, tick }.run(&mut instance);

@@ -29,6 +29,8 @@ struct Entries {
     pages: BTreeMap<u64, Leaf>,
     /// Level 3 tables by the first IPA they map: what a CPU's walk cache holds.
     tables: BTreeMap<u64, u64>,
+    /// By CPU, whose stage 1 translations it holds: the affinity of the virtual CPU that ran.
+    virtual_cpus: HashMap<usize, u64>,
 }
 
 /// Bytes a level 3 table maps.
@@ -65,6 +67,14 @@ impl VmidTlb {
         if self.generation() == generation {
             entries.tables.insert(ipa & !(TABLE_SPAN - 1), table);
         }
+    }
+    /// Notes that a virtual CPU runs on `cpu`; the one whose stage 1 translations are still there, if it is another.
+    pub fn runs(&self, cpu: usize, affinity: u64) -> Option<u64> {
+        lock(&self.entries).virtual_cpus.insert(cpu, affinity).filter(|before| *before != affinity)
+    }
+    /// Forgets stage 1 on one CPU.
+    pub fn forget_virtual_cpu(&self, cpu: usize) {
+        lock(&self.entries).virtual_cpus.remove(&cpu);
     }
     fn invalidate(&self, scope: TlbScope) {
         let mut entries = lock(&self.entries);

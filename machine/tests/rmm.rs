@@ -360,3 +360,31 @@ fn a_virtual_cpu_is_turned_on_by_another_and_runs_beside_it() {
     realm.destroy(&host);
     machine.log().assert_clean();
 }
+
+#[test]
+fn virtual_cpus_that_share_a_cpu_do_not_share_translations() {
+    let machine = machine();
+    let mut host = BareHost::new(&machine);
+    machine.set_guest(|guest| {
+        for _ in 0..3 {
+            guest.write::<u64>(RAM + 8 * guest.key().mpidr, guest.key().mpidr).expect("RAM");
+            guest.rsi(&RsiCall::HostCall { addr: RAM });
+        }
+    });
+    let mut realm = host.realm(realm_params(1, IPA_BITS));
+    realm.init_ripas(&mut host, RAM, RAM + (2 << 20));
+    realm.data(&mut host, RAM, &[0; 64]);
+    for _ in 0..2 {
+        realm.rec(&mut host, RAM, [0; 8], true);
+    }
+    realm.activate(&host);
+    for _ in 0..3 {
+        for rec in [0, 1] {
+            realm.enter(&host, rec, &RecRun::default()).expect("both run");
+        }
+    }
+    // The next realm with this VMID starts where nothing is known.
+    realm.destroy(&host);
+    let next = crate::realm(&mut host, 1, |_| ());
+    assert_off(&machine, &enter(&host, &next, &RecRun::default()));
+}

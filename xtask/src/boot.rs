@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// Options of `cargo xtask boot`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// CPUs, 1 to 8.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// CPUs, 1 to 123.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=123))]
     smp: u8,
     /// Memory, as QEMU's -m takes it.
     #[arg(long, default_value = "2G", value_name = "SIZE")]
@@ -146,6 +146,28 @@ pub fn run(
     echo: Echo,
     change: impl FnOnce(&mut Command),
 ) -> Result<String> {
+    start(machine, flash, limit, echo, change, |_| ())
+}
+
+/// The same without an echo, for who wants to know each line the machine says as it says it.
+pub fn watch(
+    machine: &Machine,
+    flash: &[u8],
+    limit: Duration,
+    change: impl FnOnce(&mut Command),
+    each_line: impl FnMut(&str) + Send,
+) -> Result<String> {
+    start(machine, flash, Some(limit), Echo::Off, change, each_line)
+}
+
+fn start(
+    machine: &Machine,
+    flash: &[u8],
+    limit: Option<Duration>,
+    echo: Echo,
+    change: impl FnOnce(&mut Command),
+    each_line: impl FnMut(&str) + Send,
+) -> Result<String> {
     // Several machines may run at the same time.
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -153,30 +175,38 @@ pub fn run(
     std::fs::write(&file, flash).map_err(Error::file(&file))?;
     let mut qemu = machine.command(&file);
     change(&mut qemu);
-    let result = until_off(qemu, limit, echo);
+    let result = until_off(qemu, limit, echo, each_line);
     std::fs::remove_file(&file).map_err(Error::file(&file))?;
     result
 }
 
-fn until_off(mut qemu: Command, limit: Option<Duration>, echo: Echo) -> Result<String> {
+fn until_off(
+    mut qemu: Command,
+    limit: Option<Duration>,
+    echo: Echo,
+    each_line: impl FnMut(&str) + Send,
+) -> Result<String> {
     let failed = |source| Error::Start { program: "qemu-system-aarch64".into(), source };
     let mut child = qemu.stdout(Stdio::piped()).spawn().map_err(failed)?;
     let console = child.stdout.take();
-    let reader = std::thread::spawn(move || console.map_or_else(Vec::new, |console| read(console, echo)));
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break Some(status);
-        }
-        if limit.is_some_and(|limit| started.elapsed() >= limit) {
-            // It may have ended in this moment; then there is nothing to kill.
-            let _ = child.kill();
-            child.wait().map_err(failed)?;
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let said = reader.join().unwrap_or_default();
+    let (status, said) = std::thread::scope(|scope| {
+        let reader =
+            scope.spawn(move || console.map_or_else(Vec::new, |console| read(console, echo, each_line)));
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break Some(status);
+            }
+            if limit.is_some_and(|limit| started.elapsed() >= limit) {
+                // It may have ended in this moment; then there is nothing to kill.
+                let _ = child.kill();
+                child.wait().map_err(failed)?;
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Ok((status, reader.join().unwrap_or_default()))
+    })?;
     let said = String::from_utf8_lossy(&said).replace('\r', "");
     match status {
         Some(status) if status.success() => Ok(said),
@@ -195,11 +225,16 @@ fn until_off(mut qemu: Command, limit: Option<Duration>, echo: Echo) -> Result<S
 }
 
 /// Reads a console to its end.
-fn read(mut console: impl Read, echo: Echo) -> Vec<u8> {
+fn read(mut console: impl Read, echo: Echo, mut each_line: impl FnMut(&str)) -> Vec<u8> {
     let mut said = Vec::new();
+    let mut line = 0;
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = console.read(&mut bytes) {
         said.extend_from_slice(&bytes[..count]);
+        while let Some(length) = said[line..].iter().position(|byte| *byte == b'\n') {
+            each_line(String::from_utf8_lossy(&said[line..line + length]).trim_end());
+            line += length + 1;
+        }
         if echo == Echo::On {
             let mut out = std::io::stdout();
             // A closed standard output is the caller's wish.

@@ -108,6 +108,8 @@ pub enum Stub {
     Payload,
     /// For the payload: a Host with one realm made by hand.
     Host,
+    /// For the payload: CPUs that wait for a reset.
+    Waiting,
     /// For the monitor.
     El3,
 }
@@ -119,6 +121,7 @@ impl Stub {
             Self::Rmm => ("stub-rmm", layout::RMM_IMAGE.base),
             Self::Payload => ("stub-payload", layout::PAYLOAD_BASE),
             Self::Host => ("stub-host", layout::PAYLOAD_BASE),
+            Self::Waiting => ("stub-waiting", layout::PAYLOAD_BASE),
             Self::El3 => ("stub-el3", layout::FLASH.base),
         };
         once(name, || Self::build_now(name, base))
@@ -193,6 +196,30 @@ fn raw(program: &[u8]) -> object::read::Result<Vec<u8>> {
     Ok(raw)
 }
 
+/// Exception returns of an image.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Returns {
+    /// How many.
+    pub returns: usize,
+    /// Where in the image those are behind which no barrier is.
+    pub unguarded: Vec<usize>,
+}
+
+/// Finds instructions ERET of a raw image that no DSB and ISB, and no SB, follow.
+pub fn unguarded_returns(image: &[u8]) -> Returns {
+    const ERET: u32 = 0xd69f_03e0;
+    const SB: u32 = 0xd503_30ff;
+    const DSB_NSH: u32 = 0xd503_379f;
+    const ISB: u32 = 0xd503_3fdf;
+    let words: Vec<u32> = image.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let returns = words.iter().enumerate().filter(|(_, word)| **word == ERET).map(|(at, _)| at);
+    let guarded = |at: usize| matches!(words.get(at + 1..), Some([SB, ..] | [DSB_NSH, ISB, ..]));
+    Returns {
+        returns: returns.clone().count(),
+        unguarded: returns.filter(|at| !guarded(*at)).map(|at| 4 * at).collect(),
+    }
+}
+
 /// Versions the RMM is offered.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer {
@@ -261,6 +288,16 @@ mod tests {
         let package = Package::parse(&flash[1 << 20..], 5000, 7).expect("a package");
         assert_eq!((package.rmm, package.payload), (&[2; 5000][..], &[3; 7][..]));
         assert_eq!(flash[..10], [1; 10]);
+    }
+
+    #[test]
+    fn a_return_without_a_barrier_is_found() {
+        let image = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+        let eret = 0xd69f_03e0;
+        let found = unguarded_returns(&image(&[eret, 0xd503_379f, 0xd503_3fdf, eret, 0xd503_30ff]));
+        assert_eq!(found, Returns { returns: 2, unguarded: Vec::new() });
+        let found = unguarded_returns(&image(&[0, eret, 0xd503_379f, 0, eret]));
+        assert_eq!(found, Returns { returns: 2, unguarded: vec![4, 16] });
     }
 
     #[test]

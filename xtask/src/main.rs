@@ -11,6 +11,7 @@ mod initrd;
 mod kernel;
 mod linux;
 mod miri;
+mod resets;
 mod run;
 mod setup;
 mod shell;

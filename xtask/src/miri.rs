@@ -24,6 +24,8 @@ const SUITES: &[Suite] = &[
     // Who owns whom among VMs, vCPUs and pages: a circle would be a leak.
     Suite { package: "realm-host", quick: &["vm::", "granule::pool"], skip: &[] },
     Suite { package: "realm-abi", quick: &[""], skip: &[] },
+    // Boxes, arcs and vectors out of raw memory.
+    Suite { package: "realm-alloc", quick: &[""], skip: &[] },
 ];
 
 /// How much of it.

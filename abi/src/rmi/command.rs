@@ -189,6 +189,40 @@ call_table! {
     }
 }
 
+impl RmiCommand {
+    /// How many outputs it has behind X0, from X1 on, when it succeeds or ends with an error that has outputs.
+    #[must_use]
+    pub const fn outputs(&self) -> usize {
+        match self {
+            // The level reached, the state, the descriptor, the RIPAS.
+            Self::RttReadEntry { .. } => 4,
+            // The lowest and the highest version; the granule and the end of what is not live.
+            Self::Version { .. } | Self::DataDestroy { .. } | Self::RttDestroy { .. } => 2,
+            // The register, the count; the granule; the end of what was changed or is not live.
+            Self::Features { .. }
+            | Self::RecAuxCount { .. }
+            | Self::RttFold { .. }
+            | Self::RttUnmapUnprotected { .. }
+            | Self::RttInitRipas { .. }
+            | Self::RttSetRipas { .. } => 1,
+            Self::GranuleDelegate { .. }
+            | Self::GranuleUndelegate { .. }
+            | Self::DataCreate { .. }
+            | Self::DataCreateUnknown { .. }
+            | Self::RealmActivate { .. }
+            | Self::RealmCreate { .. }
+            | Self::RealmDestroy { .. }
+            | Self::RecCreate { .. }
+            | Self::RecDestroy { .. }
+            | Self::RecEnter { .. }
+            | Self::RttCreate { .. }
+            | Self::RttMapUnprotected { .. }
+            | Self::PsciComplete { .. }
+            | Self::Unknown { .. } => 0,
+        }
+    }
+}
+
 /// What a command returns: X0, and X1 to X4 whose meaning depends on the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RmiReply {

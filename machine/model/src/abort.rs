@@ -124,7 +124,8 @@ fn data_abort(regs: &Registers, esr: u64, far: u64, hpfar: u64, protected: bool)
             exit.gprs[0] = regs.gprs.get(register).copied().unwrap_or(0) << shift >> shift;
         }
     } else {
-        exit.esr = esr & (always | IL);
+        // The letter shows IL too; all firmware leaves it out (docs/rmm-readings.md).
+        exit.esr = esr & always;
     }
     let name = if emulatable { "data abort, emulatable" } else { "data abort, unprotected" };
     Alternative::exit(name, exit, regs, LastExit::Abort { esr, far, emulatable })

@@ -181,7 +181,7 @@ fn an_abort_shows_the_host_what_its_table_says() {
             8,
             55,
         ),
-        (SHARED + 8, DATA | IL | EVERYTHING | write | 7, DATA | IL | always, 0, 0),
+        (SHARED + 8, DATA | IL | EVERYTHING | write | 7, DATA | always, 0, 0),
         (5 * PAGE, DATA | IL | ISV | EVERYTHING | write | 7, DATA | always, 0, 0),
         (5 * PAGE, FETCH | IL | EVERYTHING | 7, FETCH | 3 << 11 | 1 << 9 | 7, 0, 0),
     ];

@@ -167,6 +167,19 @@ impl<'a> Tree<'a> {
 }
 
 impl Board {
+    /// Takes a bank out; the last one takes its place.
+    fn remove(&mut self, at: usize) -> Range {
+        let mut last = Range::new(0, 0);
+        self.bank_count = self.bank_count.saturating_sub(1);
+        if let Some(slot) = self.banks.get_mut(self.bank_count) {
+            core::mem::swap(slot, &mut last);
+        }
+        match self.banks.get_mut(at) {
+            Some(slot) if at < self.bank_count => core::mem::replace(slot, last),
+            _ => last,
+        }
+    }
+
     fn add_banks(&mut self, reg: &[u8], cells: (u32, u32)) -> Result<(), TreeError> {
         let (address, size) = (cell_bytes(cells.0)?, cell_bytes(cells.1)?);
         let entry = address.saturating_add(size);
@@ -176,7 +189,12 @@ impl Board {
             if size == 0 {
                 continue;
             }
-            *self.banks.get_mut(self.bank_count).ok_or(TreeError::Banks)? = Range::new(base, size);
+            let mut bank = Range::new(base, size);
+            // Nodes of memory next to each other are one bank, however many there are.
+            while let Some(at) = self.banks().iter().position(|other| other.touches(bank)) {
+                bank = bank.with(self.remove(at));
+            }
+            *self.banks.get_mut(self.bank_count).ok_or(TreeError::Banks)? = bank;
             self.bank_count = self.bank_count.saturating_add(1);
         }
         self.banks.get_mut(..self.bank_count).unwrap_or(&mut []).sort_unstable_by_key(|bank| bank.base);

@@ -24,6 +24,17 @@ impl Range {
     pub const fn end(self) -> u64 {
         self.base.saturating_add(self.size)
     }
+    /// Whether the one begins where the other ends.
+    #[must_use]
+    pub const fn touches(self, other: Self) -> bool {
+        self.end() == other.base || other.end() == self.base
+    }
+    /// Both and what is between them.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        let base = self.base.min(other.base);
+        Self::new(base, self.end().max(other.end()).saturating_sub(base))
+    }
     /// Whether all of `other` lies inside.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
@@ -31,8 +42,21 @@ impl Range {
     }
 }
 
-/// Most CPUs the monitor serves.
-pub const MAX_CPUS: usize = 8;
+/// Most CPUs the monitor serves: as many as have a redistributor in the board's first region for them (0x080a_0000 to the UART). The
+/// board puts those of more CPUs elsewhere.
+pub const MAX_CPUS: usize = 123;
+/// log2 of the CPUs in a cluster of this board: affinity 0 counts them, affinity 1 the clusters. As many as an SGI can name at once.
+pub const CLUSTER_SHIFT: u32 = 4;
+
+/// The CPU with this affinity (an MPIDR without its flags).
+#[must_use]
+pub fn cpu_of(affinity: u64) -> Option<usize> {
+    let (within, cluster) = (affinity & 0xff, affinity >> 8);
+    if within >> CLUSTER_SHIFT != 0 || cluster > 0xff {
+        return None;
+    }
+    usize::try_from(cluster << CLUSTER_SHIFT | within).ok().filter(|cpu| *cpu < MAX_CPUS)
+}
 
 /// The flash the board starts from: the monitor, then the package.
 pub const FLASH: Range = Range::new(0, 64 << 20);
@@ -40,16 +64,18 @@ pub const FLASH: Range = Range::new(0, 64 << 20);
 pub const PACKAGE: u64 = 1 << 20;
 /// On-chip memory that only the Secure and Root worlds reach.
 pub const SRAM: Range = Range::new(0x0e00_0000, 16 << 20);
+/// Bytes of it for the monitor's data, its stacks, and the level 0 table at its end.
+const DATA_SIZE: u64 = 5 << 20;
 /// The monitor's data and stacks.
-pub const MONITOR_DATA: Range = Range::new(SRAM.base, (1 << 20) - L0_SIZE);
+pub const MONITOR_DATA: Range = Range::new(SRAM.base, DATA_SIZE - L0_SIZE);
 /// Bytes of the level 0 Granule Protection Table: an entry a GiB.
 pub const L0_SIZE: u64 = (PROTECTED_SIZE >> 30) * 8;
 /// Bytes of the physical address space the Granule Protection Table covers (GPCCR_EL3.PPS = 1 TiB).
 pub const PROTECTED_SIZE: u64 = 1 << 40;
 /// The level 0 Granule Protection Table.
-pub const GPT_L0: Range = Range::new(SRAM.base + (1 << 20) - L0_SIZE, L0_SIZE);
+pub const GPT_L0: Range = Range::new(SRAM.base + DATA_SIZE - L0_SIZE, L0_SIZE);
 /// Level 1 Granule Protection Tables, as long as they fit.
-pub const GPT_L1: Range = Range::new(SRAM.base + (1 << 20), 15 << 20);
+pub const GPT_L1: Range = Range::new(SRAM.base + DATA_SIZE, SRAM.size - DATA_SIZE);
 /// Level 1 Granule Protection Tables of a machine with more memory.
 pub const GPT_L1_LARGE_BASE: u64 = 0x4200_0000;
 /// Where those may be.

@@ -16,7 +16,9 @@
 )]
 
 pub mod attest;
+pub mod control;
 pub mod device_tree;
+pub mod features;
 pub mod gpt;
 pub mod layout;
 pub mod package;
@@ -24,3 +26,4 @@ pub mod psci;
 pub mod services;
 pub mod smc;
 pub mod stage1;
+pub mod undefined;

@@ -1,6 +1,6 @@
 //! PSCI 1.1 for the Non-secure world (DEN0022): which CPUs run, and what a call makes of them.
 
-use crate::layout::MAX_CPUS;
+use crate::layout::{MAX_CPUS, cpu_of};
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus, VERSION_1_1, fid};
 use realm_abi::smccc;
 use spin::Mutex;
@@ -32,6 +32,8 @@ enum Power {
     Off,
     OnPending(Entry),
     On,
+    /// It cannot take part, and nothing turns it on.
+    Unfit,
 }
 
 /// What to do after a call.
@@ -112,7 +114,7 @@ impl Psci {
                         None => return status(PsciStatus::INVALID_PARAMETERS),
                         Some(Power::On) => AffinityState::ON,
                         Some(Power::OnPending(_)) => AffinityState::ON_PENDING,
-                        Some(Power::Off) => AffinityState::OFF,
+                        Some(Power::Off | Power::Unfit) => AffinityState::OFF,
                     };
                 Action::Return(state.0)
             }
@@ -133,6 +135,11 @@ impl Psci {
         Some(entry)
     }
 
+    /// CPU `cpu` can never be turned on: it is not like the others.
+    pub fn give_up(&self, cpu: usize) {
+        self.set(cpu, Power::Unfit);
+    }
+
     fn on(&self, target: u64, entry: Entry, is_entry: impl Fn(u64) -> bool) -> Action {
         let Some(cpu) = self.cpu(target) else { return status(PsciStatus::INVALID_PARAMETERS) };
         if !is_entry(entry.address) {
@@ -143,6 +150,7 @@ impl Psci {
             None => status(PsciStatus::INVALID_PARAMETERS),
             Some(Power::On) => status(PsciStatus::ALREADY_ON),
             Some(Power::OnPending(_)) => status(PsciStatus::ON_PENDING),
+            Some(Power::Unfit) => status(PsciStatus::INTERNAL_FAILURE),
             Some(state @ Power::Off) => {
                 *state = Power::OnPending(entry);
                 Action::Wake(cpu)
@@ -150,10 +158,12 @@ impl Psci {
         }
     }
 
-    /// The CPU with this affinity: on this board affinity 0 counts the CPUs of the only cluster.
+    /// The CPU with this affinity.
     fn cpu(&self, target: u64) -> Option<usize> {
-        let cpu = usize::try_from(target & AFFINITY).ok()?;
-        if target & !AFFINITY == 0 && cpu < self.cpus { Some(cpu) } else { None }
+        if target & !AFFINITY != 0 {
+            return None;
+        }
+        cpu_of(target).filter(|cpu| *cpu < self.cpus)
     }
 
     fn set(&self, cpu: usize, to: Power) {
@@ -224,9 +234,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_is_not_like_the_others_stays_off() {
+        let psci = Psci::new(2);
+        assert_eq!(on(&psci, 1), Action::Wake(1));
+        psci.give_up(1);
+        assert_eq!(psci.take_entry(1), None);
+        assert_eq!(on(&psci, 1), status(PsciStatus::INTERNAL_FAILURE));
+        assert_eq!(info(&psci, 1), Action::Return(1));
+    }
+
+    #[test]
     fn a_cpu_that_is_not_there_and_an_entry_that_is_none_are_refused() {
         let psci = Psci::new(2);
-        for target in [2, 8, 0x100, 1 << 31 | 1, 1 << 40] {
+        for target in [2, 8, 16, 0x100, 1 << 31 | 1, 1 << 40] {
             assert_eq!(on(&psci, target), status(PsciStatus::INVALID_PARAMETERS), "{target:#x}");
             assert_eq!(info(&psci, target), status(PsciStatus::INVALID_PARAMETERS), "{target:#x}");
         }

@@ -12,6 +12,7 @@ use realm_abi::rmm_el3::{
 };
 use spin::Mutex;
 use zerocopy::{FromBytes, IntoBytes};
+use zeroize::Zeroize;
 
 /// What is kept between calls.
 #[derive(Debug)]
@@ -86,6 +87,7 @@ impl Services {
             let challenge = buffer.get(..length).ok_or(El3Code::INVAL)?;
             // What was left of an earlier token is gone, whether or not there is a new one.
             (token.size, token.given) = (0, 0);
+            token.bytes.zeroize();
             token.size = attest::platform_token(&platform(), challenge, &mut token.bytes).map_err(
                 |error| match error {
                     TokenError::Challenge(_) => El3Code::INVAL,
@@ -103,6 +105,9 @@ impl Services {
         }
         let remaining = rest.len().saturating_sub(count);
         token.given = token.given.saturating_add(count);
+        if remaining == 0 {
+            token.bytes.zeroize();
+        }
         Ok([count as u64, remaining as u64, 0])
     }
 

@@ -3,12 +3,14 @@
 mod boot;
 mod console;
 mod context;
-mod forget;
+mod cpu;
 mod gic;
 mod gpt;
 mod measure;
 mod memory;
 mod power;
+mod reflect;
+mod registers;
 mod run;
 mod stage1;
 mod sysreg;

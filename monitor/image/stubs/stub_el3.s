@@ -1,3 +1,4 @@
+    .arch_extension sb
     .section .text.start, "ax"
     .global _start
 _start:
@@ -86,6 +87,7 @@ enter:
     ldp     x28, x29, [x0, #224]
     ldp     x0, x1, [x0]
     eret
+    sb
 
 // X0 = root table, X1 = root of the Granule Protection Table.
     .global protect

@@ -5,6 +5,8 @@
 
 #[path = "stub_host/realm.rs"]
 mod realm;
+#[path = "stub_host/undefined.rs"]
+mod undefined;
 
 use core::arch::{asm, global_asm};
 use core::fmt::Write;
@@ -117,6 +119,8 @@ const SYSTEM_RESET: u64 = 0x8400_0009;
 const PSCI_FEATURES: u64 = 0x8400_000a;
 /// `stub_el3` breaks the RMM on this CPU.
 const BREAK_RMM: u64 = 0xc300_0000;
+/// `stub_el3` makes a count of the RMM wrong, if it is that of 0 it only says whether it can.
+const MISCOUNT: u64 = 0xc300_0001;
 
 /// Memory of this program: pages for the Host's own use, then granules.
 const RUN_PAGE: u64 = 0x7000_0000;
@@ -228,16 +232,65 @@ fn calls() {
     run.end();
 }
 
-/// Has the second CPU do what only EL3 may, if EL3 survives that: it is off afterwards, and starts again.
-fn faulting() {
+/// Has the second CPU do what only EL3 may, if EL3 survives that; and so does the CPU.
+fn undefined_on_second() {
     if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
         return;
     }
-    let mut run = Run::begin("faulting");
-    let answer = turn_on(FAULT);
+    let mut run = Run::begin("reflected");
+    let answer = turn_on(UNDEFINED);
     run.equal("cpu-on", answer, 0);
     use_second(&mut run, 4);
     run.end();
+}
+
+/// What one start of the second CPU leaves in its registers the next does not find.
+fn left_behind() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] != 0 {
+        return;
+    }
+    let mut run = Run::begin("left-behind");
+    let before = turn_on(LEAVE);
+    let after = turn_on(LOOK);
+    run.equal("cpu-on", before | after, 0);
+    run.equal("left", LEFT.load(Ordering::Relaxed), LEFT_BEHIND);
+    run.equal("found", FOUND.load(Ordering::Relaxed), 0);
+    run.end();
+}
+
+const LEFT_BEHIND: u64 = 0x1ef7_0000;
+/// What registers of the second CPU held when it had set them, and when it was on again.
+static LEFT: AtomicU64 = AtomicU64::new(0);
+static FOUND: AtomicU64 = AtomicU64::new(0);
+
+/// Registers of EL1, EL0 and EL2: some that EL3 does not switch, and one that it does.
+fn registers_together() -> u64 {
+    let mut together = 0;
+    macro_rules! each {
+        ($($name:literal),*) => {$({
+            let value: u64;
+            // SAFETY: only tells.
+            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value) };
+            together |= value;
+        })*};
+    }
+    each!("tpidr_el1", "tpidr_el0", "far_el1", "ttbr0_el1", "cnthp_cval_el2", "S3_0_C2_C1_0", "tpidr_el2");
+    let vector: u64;
+    // SAFETY: only tells; nothing traps SIMD here.
+    unsafe { asm!(".arch_extension fp", "msr cptr_el2, xzr", "isb", "fmov {}, d9", out(reg) vector) };
+    together | vector
+}
+
+fn leave_registers() {
+    macro_rules! each {
+        ($($name:literal),*) => {$(
+            // SAFETY: registers that have no effect here.
+            unsafe { asm!(concat!("msr ", $name, ", {}"), in(reg) LEFT_BEHIND) };
+        )*};
+    }
+    each!("tpidr_el1", "tpidr_el0", "far_el1", "ttbr0_el1", "cnthp_cval_el2", "S3_0_C2_C1_0", "tpidr_el2");
+    // SAFETY: a register this program does not use; nothing traps SIMD here.
+    unsafe { asm!(".arch_extension fp", "msr cptr_el2, xzr", "isb", "fmov d9, {}", in(reg) LEFT_BEHIND) };
 }
 
 /// Turns the second CPU on and off many times: the interrupt with which EL3 wakes it may find it awake.
@@ -284,11 +337,53 @@ fn broken() {
     run.end();
 }
 
+/// Names memory as the Host's that the manifest of `stub_el3` has and the machine has not: it answers with an external abort, and the
+/// command with an error.
+fn absent() {
+    if smc(&[PSCI_FEATURES, SYSTEM_RESET])[0] == 0 {
+        return;
+    }
+    let mut run = Run::begin("absent");
+    for pa in [0xb000_0000, 0xbfff_f000] {
+        run.equal("realm-create", smc(&[REALM_CREATE, GRANULES, pa])[0], 1);
+        run.equal("version", smc(&[VERSION, 0x10000])[0], 0);
+    }
+    run.end();
+}
+
+/// Has the RMM find that a count is wrong, if EL3 can bring that about: it does nothing any more, also on the other CPU, which is in the
+/// midst of calls, and not when that starts anew.
+fn stopped() -> bool {
+    if smc(&[MISCOUNT, 0])[0] != 0 {
+        return false;
+    }
+    let mut run = Run::begin("stopped");
+    let (rd, rec) = realm::granules_of_one(&mut run);
+    DONE.store(0, Ordering::Relaxed);
+    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, WATCH])[0], 0);
+    while DONE.load(Ordering::Acquire) == 0 {}
+    run.equal("miscount", smc(&[MISCOUNT, rd])[0], 0);
+    run.equal("rec-destroy", smc(&[REC_DESTROY, rec])[0], u64::MAX);
+    run.equal("version", smc(&[VERSION, 0x10000])[0], u64::MAX);
+    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    run.equal("watched", DONE.load(Ordering::Acquire), 2);
+    DONE.store(0, Ordering::Relaxed);
+    let answer = turn_on(WATCH);
+    run.equal("cpu-on-again", answer, 0);
+    run.equal("never-served", DONE.load(Ordering::Acquire), 2);
+    run.end();
+    true
+}
+
 /// What the second CPU is to do, as X0 at its start; other numbers name a run.
-const FAULT: u64 = 0;
+const UNDEFINED: u64 = 0;
 const OFF: u64 = 10;
 const SUSPEND: u64 = 11;
 const RESUMED: u64 = 12;
+const LEAVE: u64 = 13;
+const LOOK: u64 = 14;
+/// Ask for the version until that fails: `DONE` is 1 once it was answered, 2 in the end.
+const WATCH: u64 = 15;
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// What ISR_EL1 of the second CPU showed.
@@ -296,8 +391,19 @@ static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn second_main(context: u64) -> ! {
     match context {
-        // SAFETY: ICC_IAR0_EL1 is EL3's, whose interrupts these are.
-        FAULT => unsafe { asm!("mrs x0, S3_0_C12_C8_0", out("x0") _) },
+        UNDEFINED => {
+            undefined::on_second();
+            smc(&[CPU_OFF]);
+        }
+        LEAVE => {
+            leave_registers();
+            LEFT.store(registers_together(), Ordering::Relaxed);
+            smc(&[CPU_OFF]);
+        }
+        LOOK => {
+            FOUND.store(registers_together(), Ordering::Relaxed);
+            smc(&[CPU_OFF]);
+        }
         OFF => {
             let pending: u64;
             // SAFETY: only tells.
@@ -310,6 +416,13 @@ extern "C" fn second_main(context: u64) -> ! {
             smc(&[CPU_SUSPEND, POWER_DOWN, second as *const () as u64, RESUMED]);
         }
         RESUMED => stop_timer(),
+        WATCH => {
+            while smc(&[VERSION, 0x10000])[0] == 0 {
+                DONE.store(1, Ordering::Release);
+            }
+            DONE.store(2, Ordering::Release);
+            smc(&[CPU_OFF]);
+        }
         _ => {}
     }
     let mut run = Run::begin(match context {
@@ -357,9 +470,13 @@ extern "C" fn main() -> ! {
     realm::probe();
     calls();
     on_and_off();
-    faulting();
+    undefined_on_second();
+    left_behind();
     suspended();
-    broken();
+    absent();
+    if !stopped() {
+        broken();
+    }
     smc(&[SYSTEM_OFF]);
     loop {}
 }

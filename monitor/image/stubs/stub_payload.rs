@@ -157,6 +157,8 @@ extern "C" fn main(tree: u64) -> ! {
             let _ = writeln!(uart, "payload: round {round}: {name} takes {} ticks", (ticks() - start) / 256);
         }
     }
+    let [status, syndrome, state, ..] = smc(0xc400_0164, 0, 0, 0);
+    let _ = writeln!(uart, "payload: an access of the RMM: {status} ESR {syndrome:#x} SPSR {state:#x}");
     fault_in_realm(&mut uart);
     smc(0x8400_0008, 0, 0, 0);
     loop {}

@@ -1,3 +1,4 @@
+    .arch_extension sb
 // The realm's program, at IPA 0. It has memory up to 0x4000; the page at 0x1000 becomes its table, 0x2000 is for host calls.
 // IPA 1 << 32 is the Host's: a page it can only read, then one it can write.
     .balign 0x1000
@@ -108,6 +109,7 @@ realm_vectors:
     add     x28, x28, #4
     msr     elr_el1, x28
     eret
+    sb
     .balign 0x80
     .endr
     .balign 0x1000

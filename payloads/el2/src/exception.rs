@@ -47,6 +47,9 @@ global_asm!(
     ".endr",
     "    add sp, sp, #272",
     "    eret",
+    // Nothing is executed ahead of an exception return.
+    "    dsb nsh",
+    "    isb",
     exception = sym exception,
 );
 

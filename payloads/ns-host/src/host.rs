@@ -1,15 +1,18 @@
 //! The Host core's surroundings on bare metal: spin locks, pages, the counter, interrupts between CPUs.
 
 use crate::memory;
-use crate::registers::Guard;
+use crate::registers::{Cycles, Guard, Mode};
 use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::Errno;
 use realm_abi::rmi::RmiCommand;
+use realm_abi::smccc::SVE_HINT;
 use realm_el2::lock::{Mutex, MutexGuard, relax};
 use realm_el2::sysreg::{mask, mrs, unmask, wfi};
 use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
-use realm_host::host::{Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose};
+use realm_host::host::{
+    Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose,
+};
 use realm_host::{File, Host, UserMemory};
 use realm_simple_gic::SimpleGic;
 
@@ -114,8 +117,12 @@ pub struct BareHost {
     /// Entries of realms that are still to be cut short by an interrupt.
     preempt: AtomicU64,
     warnings: AtomicU64,
-    /// Whether registers of this world get patterns around every run.
+    /// Whether registers of this world get patterns around every call after which SIMD registers may be others'.
     guard: AtomicBool,
+    /// How many runs, and how many hashes, were guarded.
+    guarded: [AtomicU64; 2],
+    /// The modes they were made in.
+    modes: [AtomicU64; 2],
     /// The first register that did not survive a run.
     changed: Mutex<Option<(&'static str, u64, u64)>>,
     /// What commands named.
@@ -137,6 +144,8 @@ impl BareHost {
             preempt: AtomicU64::new(0),
             warnings: AtomicU64::new(0),
             guard: AtomicBool::new(false),
+            guarded: Default::default(),
+            modes: Default::default(),
             changed: Mutex::new(None),
             seen: Seen::default(),
         }
@@ -156,12 +165,36 @@ impl BareHost {
         }
     }
 
-    /// Guards this world's registers in every run from now on, or no longer.
+    /// Guards this world's registers in every run of a realm and around every measurement from now on, or no longer.
     pub fn guard(&self, on: bool) {
         self.guard.store(on, Ordering::Relaxed);
     }
 
-    /// The first register that did not survive a guarded run: name, what it was after the run and before.
+    /// The modes of SIMD in which realms were run and hashes were made.
+    pub fn modes(&self) -> [u64; 2] {
+        self.modes.each_ref().map(|modes| modes.load(Ordering::Relaxed))
+    }
+
+    /// Which kind of guarded call it is, if it is one.
+    const fn guarded(command: &RmiCommand) -> Option<usize> {
+        match command {
+            RmiCommand::RecEnter { .. } => Some(0),
+            RmiCommand::RealmCreate { .. }
+            | RmiCommand::RecCreate { .. }
+            | RmiCommand::DataCreate { .. }
+            | RmiCommand::RttInitRipas { .. } => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Guards a call of this kind: the mode is the next.
+    fn guard_call(&self, kind: usize) -> (Guard, Mode) {
+        let mode = Mode::new(self.guarded[kind].fetch_add(1, Ordering::Relaxed));
+        self.modes[kind].fetch_or(mode.bit(), Ordering::Relaxed);
+        (Guard::set(timer::now(), mode), mode)
+    }
+
+    /// The first register that did not survive a guarded call: name, what it was after the call and before.
     pub fn changed(&self) -> Option<(&'static str, u64, u64)> {
         *self.changed.lock()
     }
@@ -225,16 +258,26 @@ impl Host for BareHost {
         memory::write(pa, bytes);
     }
 
-    fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
+    fn smc(&self, mut regs: [u64; 8]) -> [u64; 5] {
         let command = RmiCommand::from_regs(&regs);
         self.seen.note(&command);
+        let kind = Self::guarded(&command).filter(|_| self.guard.load(Ordering::Relaxed));
+        let guard = kind.map(|kind| self.guard_call(kind));
+        if guard.as_ref().is_some_and(|(_, mode)| mode.has_hint()) {
+            regs[0] |= SVE_HINT;
+        }
         let enters = matches!(command, RmiCommand::RecEnter { .. });
-        let guard = (enters && self.guard.load(Ordering::Relaxed)).then(|| Guard::set(timer::now()));
         if enters {
             self.cut_short();
         }
+        let cycles = enters.then(Cycles::start);
         let [x0, x1, x2, x3, x4, ..] = smc::call(regs);
-        if let Some(changed) = guard.and_then(|guard| guard.changed()) {
+        if let Some(counted @ 1..) = cycles.map(Cycles::stop) {
+            self.changed.lock().get_or_insert(("pmccntr_el0 of a run", counted, 0));
+        }
+        // A page is measured with the CPU's instructions.
+        let hashed = matches!(command, RmiCommand::DataCreate { .. }) && x0 == 0;
+        if let Some(changed) = guard.and_then(|(guard, _)| guard.changed(hashed)) {
             self.changed.lock().get_or_insert(changed);
         }
         [x0, x1, x2, x3, x4]

@@ -6,6 +6,7 @@ use crate::cpus::Task;
 use crate::host::BareHost;
 use crate::memory;
 use crate::realm::{Realm, Settings, Stop};
+use crate::registers::ALL_MODES;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -71,14 +72,15 @@ pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>, cpus
         let before = Balance::of(device);
         let hash = if number % 2 == 0 { HashAlgorithm::SHA_256 } else { HashAlgorithm::SHA_512 };
         let settings = Settings { cpus: wanted, argument: number, hash, full };
+        device.host().guard(full);
         let realm = match Realm::build(device, &settings) {
             Ok(realm) => realm,
             Err(error) => {
+                device.host().guard(false);
                 checks.that(name, false, || format!("{error:?}"));
                 continue;
             }
         };
-        device.host().guard(full);
         let stops = if turns {
             // Even before the realm asks for it.
             device.host().preempt(u64::MAX);
@@ -99,6 +101,7 @@ pub fn run(checks: &mut Checks, device: &realm_host::Arc<Device<BareHost>>, cpus
     }
     let changed = device.host().changed();
     checks.that("registers", changed.is_none(), || format!("{changed:x?}"));
+    checks.equal("simd-modes", device.host().modes(), [ALL_MODES; 2]);
 }
 
 /// Runs each vCPU of a realm on a CPU of its own, from `first_cpu` on, until one of them ends; how they ended.

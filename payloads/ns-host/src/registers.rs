@@ -1,58 +1,11 @@
 //! Registers of the Non-secure world that a realm uses too: whoever runs a realm has them back afterwards (SMCCC; RMM 1.0,
 //! RMI_REC_ENTER). They get a pattern before the run and are looked at after it.
 
-use alloc::boxed::Box;
-use core::arch::global_asm;
+mod vectors;
+
 use realm_el2::sysreg::{isb, mrs, msr};
-
-/// The longest vector in bytes.
-const LONGEST: usize = 256;
-
-/// Bytes of all vectors and predicates of the longest kind.
-const BYTES: usize = 32 * LONGEST + 17 * LONGEST / 8;
-
-/// Z0 to Z31, then P0 to P15 and FFR, as long as vectors are here.
-#[repr(C, align(64))]
-struct Vectors([u8; BYTES]);
-
-global_asm!(
-    ".section .text.vectors_guard, \"ax\"",
-    ".arch_extension sve",
-    ".macro guard_each op, first",
-    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-    "    \\op \\first\\n, [x0, #\\n, mul vl]",
-    ".endr",
-    ".endm",
-    ".macro guard_high op",
-    ".irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
-    "    \\op z\\n, [x0, #\\n, mul vl]",
-    ".endr",
-    "    addvl x0, x0, #31",
-    "    addvl x0, x0, #1",
-    ".endm",
-    ".global guard_load",
-    "guard_load:",
-    "guard_each ldr, z",
-    "guard_high ldr",
-    "    ldr p0, [x0, #16, mul vl]",
-    "    wrffr p0.b",
-    "guard_each ldr, p",
-    "    ret",
-    ".global guard_store",
-    "guard_store:",
-    "guard_each str, z",
-    "guard_high str",
-    "guard_each str, p",
-    "    rdffr p0.b",
-    "    str p0, [x0, #16, mul vl]",
-    "    ldr p0, [x0]",
-    "    ret",
-);
-
-unsafe extern "C" {
-    fn guard_load(from: *const Vectors);
-    fn guard_store(to: *mut Vectors);
-}
+use vectors::Vectors;
+pub use vectors::{ALL_MODES, Mode};
 
 /// Calls a macro with every register.
 macro_rules! registers {
@@ -124,15 +77,15 @@ fn read() -> [u64; NAMES.len()] {
     registers!(get)
 }
 
-/// What the registers held before the run.
+/// What the registers held before the call.
 pub struct Guard {
     system: [u64; NAMES.len()],
-    vectors: Box<Vectors>,
+    vectors: Vectors,
 }
 
 impl Guard {
-    /// Gives every register a pattern of its own.
-    pub fn set(seed: u64) -> Self {
+    /// Gives every register a pattern of its own, those of SIMD in this mode.
+    pub fn set(seed: u64, mode: Mode) -> Self {
         let mut pattern = seed;
         macro_rules! put {
             ($name:literal) => {{
@@ -142,35 +95,40 @@ impl Guard {
         }
         // EL1 and EL0 are not used here; a timer whose control is zero does nothing, whatever its deadline.
         registers!(put);
-        // ZCR_EL2: the longest vectors.
-        msr!("S3_4_C1_C2_0", 0xf);
-        isb();
-        let mut bytes = [0; BYTES];
-        for (n, byte) in bytes.iter_mut().enumerate() {
-            *byte = (n as u64).wrapping_mul(seed | 1).wrapping_shr(3) as u8 ^ n as u8;
-        }
-        // SAFETY: the area is as long as the longest vectors need; the program is built without vector registers.
-        unsafe { guard_load(&Vectors(bytes)) };
-        // What cannot hold the pattern (FFR must be monotonic, fields are RES0) is what was read back.
-        Self { system: read(), vectors: vectors() }
+        let vectors = Vectors::set(seed, mode);
+        // What cannot hold the pattern (FPSR and others have fields that are RES0) is what was read back. Streaming mode changes FPSR.
+        Self { system: read(), vectors }
     }
 
-    /// The first register that is not what it was; its name, what it is and what it was.
-    pub fn changed(&self) -> Option<(&'static str, u64, u64)> {
+    /// The first register that is not what it was after a call that `uses_simd` for certain, or may; its name, what it is and what it
+    /// was. No more patterns then.
+    pub fn changed(self, uses_simd: bool) -> Option<(&'static str, u64, u64)> {
         let now = read();
+        let vectors = self.vectors.changed(uses_simd);
         let system = NAMES.iter().zip(now).zip(self.system).find(|((_, now), was)| now != was);
-        if let Some(((name, now), was)) = system {
-            return Some((name, now, was));
-        }
-        let now = vectors();
-        let at = now.0.iter().zip(self.vectors.0.iter()).position(|(now, was)| now != was)?;
-        Some(("vectors, byte", at as u64, 0))
+        system.map(|((name, now), was)| (*name, now, was)).or(vectors)
     }
 }
 
-fn vectors() -> Box<Vectors> {
-    let mut vectors = Box::new(Vectors([0; BYTES]));
-    // SAFETY: as in `set`.
-    unsafe { guard_store(&mut *vectors) };
-    vectors
+/// This world's cycle counter, which counts at EL1 and EL0 alone, where this program never is: it stands still.
+pub struct Cycles(u64);
+
+impl Cycles {
+    /// Starts it.
+    pub fn start() -> Self {
+        // PMCCFILTR_EL0: P, U and NSH are zero, so neither EL1 nor EL0 is left out, and EL2 is.
+        msr!("pmccfiltr_el0", 0);
+        // PMCR_EL0.E; PMCNTENSET_EL0.C.
+        msr!("pmcr_el0", mrs!("pmcr_el0") | 1);
+        msr!("pmcntenset_el0", 1 << 31);
+        isb();
+        Self(mrs!("pmccntr_el0"))
+    }
+
+    /// Stops it; what it has counted, or all ones if somebody else stopped it.
+    pub fn stop(self) -> u64 {
+        let (counted, enabled) = (mrs!("pmccntr_el0").wrapping_sub(self.0), mrs!("pmcntenset_el0"));
+        msr!("pmcntenclr_el0", 1 << 31);
+        if enabled >> 31 & 1 == 1 { counted } else { u64::MAX }
+    }
 }

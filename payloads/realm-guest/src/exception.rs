@@ -150,6 +150,9 @@ global_asm!(
     "    ldp x18, x30, [sp, #144]",
     "    ldp x0, x1, [sp], #176",
     "    eret",
+    // Nothing is executed ahead of an exception return.
+    "    dsb nsh",
+    "    isb",
     handle = sym handle,
 );
 

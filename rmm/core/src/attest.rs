@@ -17,6 +17,7 @@ use spin::Once;
 pub(crate) use token::CHALLENGE_SIZE;
 use token::{COSE_KEY_SIZE, Claims, HEAD_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Most bytes of a platform token.
 pub const PLATFORM_TOKEN_MAX: usize = 8192;
@@ -79,7 +80,8 @@ impl fmt::Debug for Attestation {
 
 impl Material {
     fn fetch<P: Platform>(platform: &P) -> Result<Self, AttestError> {
-        let key = platform.realm_attestation_key().map_err(AttestError::Key)?;
+        let mut key = Zeroizing::new([0; SCALAR_SIZE]);
+        platform.realm_attestation_key(&mut key).map_err(AttestError::Key)?;
         let (x, y) = sign::public_key(&key).map_err(|_| AttestError::InvalidKey)?;
         let cose_key = token::cose_key(&x, &y).map_err(|_| AttestError::InvalidKey)?;
         let mut common = [0; HEAD_SIZE + PLATFORM_TOKEN_MAX];
@@ -95,7 +97,7 @@ impl Material {
         for (to, from) in space.iter_mut().skip(start).zip(head) {
             *to = from;
         }
-        Ok(Self { key, cose_key, common, start, end: HEAD_SIZE.saturating_add(len) })
+        Ok(Self { key: *key, cose_key, common, start, end: HEAD_SIZE.saturating_add(len) })
     }
 
     fn common(&self) -> &[u8] {
@@ -115,7 +117,10 @@ impl Attestation {
     /// # Errors
     /// See [`AttestError`]; it can be tried again.
     pub fn init<P: Platform>(&self, platform: &P) -> Result<(), AttestError> {
-        self.0.try_call_once(|| Material::fetch(platform)).map(|_| ())
+        let fetched = self.0.try_call_once(|| Material::fetch(platform)).map(|_| ());
+        // The key was in what has become static since.
+        wipe_stack::<{ 3 * size_of::<Material>() }>();
+        fetched
     }
 
     /// Starts to make a token in `generation`, whatever was there; returns its length in bytes.
@@ -123,6 +128,13 @@ impl Attestation {
     /// # Errors
     /// If there is no key.
     pub fn begin(&self, generation: &mut Generation, subject: &Subject<'_>) -> Result<usize, Unavailable> {
+        let begun = self.try_begin(generation, subject);
+        wipe_stack::<STEP_STACK>();
+        begun
+    }
+
+    #[inline(never)]
+    fn try_begin(&self, generation: &mut Generation, subject: &Subject<'_>) -> Result<usize, Unavailable> {
         generation.wipe();
         let material = self.0.get().ok_or(Unavailable)?;
         let claims = Claims {
@@ -150,12 +162,14 @@ impl Attestation {
         interrupted: impl FnMut() -> bool,
     ) -> Result<Progress, Unavailable> {
         let progress = self.try_sign(generation, interrupted);
+        wipe_stack::<STEP_STACK>();
         if progress.is_err() {
             generation.wipe();
         }
         progress
     }
 
+    #[inline(never)]
     fn try_sign(
         &self,
         generation: &mut Generation,
@@ -192,6 +206,18 @@ impl Attestation {
             realm_part.and_then(|part| part.get(taken.saturating_sub(common.len())..)).unwrap_or(&[]),
         ]
     }
+}
+
+/// More than what making a nonce, a step of the multiplication or the signature leaves on the stack.
+const STEP_STACK: usize = 12 << 10;
+
+/// Overwrites what returned calls have left on `SIZE` bytes of the stack: copies of key and nonce that nobody can name, as arithmetic
+/// makes them.
+#[inline(never)]
+fn wipe_stack<const SIZE: usize>() {
+    let mut left = [0_u8; SIZE];
+    left.zeroize();
+    core::hint::black_box(&left);
 }
 
 /// Of whom a token speaks.
@@ -244,7 +270,7 @@ impl Generation {
     }
     /// Ends the generation; nothing of it remains.
     pub fn wipe(&mut self) {
-        self.as_mut_bytes().fill(0);
+        self.as_mut_bytes().zeroize();
     }
 }
 

@@ -46,6 +46,10 @@ pub(crate) const WFX_TI_TIMEOUT: u64 = 0x2;
 /// WFx: RN is valid.
 pub(crate) const WFX_RV: u64 = 1 << 2;
 
+/// MSR, MRS: Rt; WFIT, WFET: RN.
+pub(crate) const OPERAND: u64 = 0x1f << OPERAND_SHIFT;
+const OPERAND_SHIFT: u32 = 5;
+
 /// SError: the rest is implementation defined.
 pub(crate) const SERROR_IDS: u64 = 1 << 24;
 /// SError: all that VSESR_EL2 holds.
@@ -101,7 +105,7 @@ impl Syndrome {
     }
     /// WFIT, WFET: the timeout's register (RN, bits 9:5), `None` for XZR. MSR, MRS: the register (Rt).
     pub(crate) const fn operand_register(self) -> Option<usize> {
-        register((self.0 >> 5) & 0x1f)
+        register((self.0 & OPERAND) >> OPERAND_SHIFT)
     }
 }
 

@@ -105,8 +105,8 @@ impl<P: Platform> Running<'_, '_, P> {
             sysreg::Action::Undefined => return self.undefined(self.rec.context.pc),
             sysreg::Action::Forward => {
                 // The specification has no exit for it; without, a realm could not send an SGI. Deployed firmware and
-                // hosts agree on the whole syndrome and the value written.
-                self.exit.esr = esr.0;
+                // hosts agree on the syndrome and the value written in gprs[0]. Some Hosts read gprs[Rt]: as Rt is 0, that is the same.
+                self.exit.esr = esr.0 & !esr::OPERAND;
                 self.exit_value(self.gpr(access.register));
                 self.advance_pc();
                 return self.exit_for(ExitReason::SYNC);

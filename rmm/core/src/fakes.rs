@@ -6,7 +6,7 @@ extern crate std;
 use crate::Platform;
 use crate::cpu::{CpuContext, RealmExit, RunControls};
 use crate::granule::{Bank, Exclusive, Granule};
-use crate::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use crate::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::GRANULE_SIZE;
 use sha2::block_api::{compress256, compress512};
@@ -39,8 +39,14 @@ pub struct FakePlatform {
     memory: Vec<Mutex<(Pas, Granule)>>,
     /// The CPUs' features; change them before the RMM is made.
     pub features: CpuFeatures,
+    /// What every ID register reads; every feature there can be, if it is not changed.
+    pub id_registers: u64,
     /// Every TLB invalidation so far.
     pub tlb: Mutex<Vec<(u16, TlbScope)>>,
+    /// The VMIDs of which a CPU forgot what another virtual CPU had left, and that CPU.
+    pub forgotten: Mutex<Vec<(usize, u16)>>,
+    /// The CPU commands are run on.
+    pub cpu: AtomicUsize,
     /// What the next runs of virtual CPUs do; with none left they end with an IRQ.
     pub runs: Mutex<VecDeque<Run>>,
     /// Granules whose NS accesses fault although they are Non-secure.
@@ -83,7 +89,10 @@ impl FakePlatform {
                 gic_id_bits: 16,
                 gic_extended_range: false,
             },
+            id_registers: u64::MAX,
             tlb: Mutex::default(),
+            forgotten: Mutex::default(),
+            cpu: AtomicUsize::new(0),
             runs: Mutex::default(),
             faulty: Mutex::default(),
             ns_accesses_left: AtomicUsize::new(usize::MAX),
@@ -217,8 +226,9 @@ impl Platform for FakePlatform {
         self.transition(pa, Pas::Realm, Pas::NonSecure)
     }
 
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error> {
-        Ok([0x42; 48])
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error> {
+        *key = [0x42; 48];
+        Ok(())
     }
 
     fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, El3Error> {
@@ -230,9 +240,8 @@ impl Platform for FakePlatform {
         self.features
     }
 
-    /// Every feature there can be.
     fn id_register(&self, _reg: SysReg) -> u64 {
-        u64::MAX
+        self.id_registers
     }
 
     fn counter(&self) -> u64 {
@@ -245,6 +254,18 @@ impl Platform for FakePlatform {
 
     fn tlb_invalidate(&self, vmid: u16, scope: TlbScope) {
         self.tlb.lock().expect("no test panicked with it").push((vmid, scope));
+    }
+
+    fn cpu(&self) -> usize {
+        self.cpu.load(Ordering::Relaxed)
+    }
+
+    fn forget_virtual_cpu(&self, vmid: u16) {
+        self.forgotten.lock().expect("no test panicked with it").push((self.cpu(), vmid));
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        panic!("the RMM stops: {why:?}")
     }
 
     fn simd_aux_granules(&self) -> usize {

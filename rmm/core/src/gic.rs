@@ -7,6 +7,8 @@ use realm_abi::rmi::{GICV3_HCR_HOST_BITS, MAX_LRS, RecEnter, RecExit};
 
 /// ICH_HCR_EL2 bits the RMM sets while a realm runs: En, vSGIEOICount (SGIs are not counted in EOIcount), DVIM.
 const HCR_RMM_BITS: u64 = 1 | 1 << 8 | 1 << 15;
+/// ICH_LR_EL2.NMI: non-maskable. A realm has no FEAT_NMI, so none is for it; the specification does not name the bit.
+const LR_NMI: u64 = 1 << 59;
 /// ICH_HCR_EL2.EOIcount.
 const HCR_EOICOUNT: u64 = 0x1f << 27;
 
@@ -89,7 +91,7 @@ pub(crate) fn load(gic: &mut Gic, enter: &RecEnter, features: &CpuFeatures) {
     gic.ich_misr = 0;
     gic.ich_lrs = [0; MAX_LRS];
     for (to, from) in gic.ich_lrs.iter_mut().zip(enter.gicv3_lrs).take(list_registers(features)) {
-        *to = from;
+        *to = from & !LR_NMI;
     }
 }
 
@@ -189,6 +191,16 @@ mod tests {
         let mut gic = Gic::default();
         load(&mut gic, &enter, &four);
         assert_eq!(gic.ich_lrs[..5], [lrs[0], lrs[1], lrs[2], lrs[3], 0]);
+    }
+
+    #[test]
+    fn no_interrupt_of_a_realm_is_non_maskable() {
+        let mut enter = RecEnter::default();
+        enter.gicv3_lrs[1] = PENDING | 1 << 59 | 27;
+        assert!(is_valid_entry(&enter, &features()));
+        let mut gic = Gic::default();
+        load(&mut gic, &enter, &features());
+        assert_eq!(gic.ich_lrs[1], PENDING | 27);
     }
 
     #[test]

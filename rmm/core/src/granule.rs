@@ -13,6 +13,7 @@
 //! that it is *running*, which keeps others from changing it.
 
 use crate::Platform;
+use crate::platform::Broken;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use realm_abi::rmi::ReturnCode;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
@@ -147,13 +148,14 @@ pub struct Bank {
     pub size: u64,
 }
 
-/// Most banks a table holds.
-pub const MAX_BANKS: usize = 8;
+/// Most banks a table holds: more than a boot manifest has room for.
+pub const MAX_BANKS: usize = 256;
 
 /// The table of all delegable granules.
 #[derive(Debug)]
 pub struct GranuleTable<'a, W = AtomicU32> {
     entries: &'a [GranuleEntry<W>],
+    /// Those that are there, and behind them empty ones.
     banks: [Bank; MAX_BANKS],
 }
 
@@ -175,6 +177,10 @@ impl From<LockError> for ReturnCode {
         Self::ERROR_INPUT
     }
 }
+
+/// A reference count would leave 0 to 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Miscounted;
 
 /// Why a table could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +210,7 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
                 return Err(TableError::Banks);
             }
             end = bank_end;
-            granules = granules.saturating_add(bank.size >> GRANULE_SHIFT);
+            granules = granules.checked_add(bank.size >> GRANULE_SHIFT).ok_or(TableError::Banks)?;
             *slot = *bank;
         }
         let granules = usize::try_from(granules).map_err(|_| TableError::Banks)?;
@@ -220,10 +226,13 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
         for bank in &self.banks {
             let offset = pa.wrapping_sub(bank.base);
             if offset < bank.size {
-                let index = first.saturating_add(offset >> GRANULE_SHIFT);
+                let index = first.checked_add(offset >> GRANULE_SHIFT)?;
                 return self.entries.get(usize::try_from(index).ok()?);
             }
-            first = first.saturating_add(bank.size >> GRANULE_SHIFT);
+            if bank.size == 0 {
+                return None;
+            }
+            first = first.checked_add(bank.size >> GRANULE_SHIFT)?;
         }
         None
     }
@@ -306,25 +315,36 @@ impl<W: LockWord> GranuleGuard<'_, W> {
     pub const fn refcount(&self) -> u32 {
         (self.word >> COUNT_SHIFT) & COUNT_MASK
     }
-    /// Sets the reference count; it saturates at 65535, above anything the specification allows.
-    pub const fn set_refcount(&mut self, count: u32) {
-        let count = if count > COUNT_MASK { COUNT_MASK } else { count };
-        self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
+    /// Adds to the reference count, which the specification keeps far below what fits.
+    ///
+    /// # Errors
+    /// [`Miscounted`], with the count as it was: what is counted is not what is there. Nobody may go on then.
+    pub const fn count(&mut self, change: i32) -> Result<(), Miscounted> {
+        match self.refcount().checked_add_signed(change) {
+            Some(count) if count <= COUNT_MASK => {
+                self.word = (self.word & !(COUNT_MASK << COUNT_SHIFT)) | (count << COUNT_SHIFT);
+                Ok(())
+            }
+            _ => Err(Miscounted),
+        }
     }
     /// How far the live entries of a table reach, as [`set_reach`](Self::set_reach) left it.
     #[must_use]
     pub const fn reach(&self) -> u32 {
         (self.word >> REACH_SHIFT) & REACH_MASK
     }
-    /// Notes how far the live entries of a table reach, at most 127.
+    /// Notes how far the live entries of a table reach, at most 127: further than they do is only slower.
     pub const fn set_reach(&mut self, reach: u32) {
-        self.word = (self.word & !(REACH_MASK << REACH_SHIFT)) | ((reach & REACH_MASK) << REACH_SHIFT);
+        let reach = if reach > REACH_MASK { REACH_MASK } else { reach };
+        self.word = (self.word & !(REACH_MASK << REACH_SHIFT)) | (reach << REACH_SHIFT);
     }
-    /// Wipes the granule and makes it DELEGATED with no references: what every granule becomes when it leaves a realm
-    /// (RMM 1.0, granule wiping: nothing of what it held is seen again).
+    /// Wipes the granule, to which there must be no reference, and makes it DELEGATED: what every granule becomes when it leaves a
+    /// realm (RMM 1.0, granule wiping: nothing of what it held is seen again).
     pub fn release<P: Platform>(mut self, platform: &P) {
+        if self.refcount() != 0 {
+            platform.stop(Broken::Count);
+        }
         platform.wipe(&mut self);
-        self.set_refcount(0);
         self.set_reach(0);
         self.set_state(GranuleState::Delegated);
     }
@@ -382,9 +402,16 @@ mod tests {
         let ragged = Bank { size: LOW.size + 8, ..LOW };
         let empty = Bank { size: 0, ..LOW };
         let endless = Bank { base: !0xfff, size: 0x2000 };
-        for banks in
-            [&[][..], &[HIGH, LOW], &[LOW, LOW], &[unaligned], &[ragged], &[empty], &[endless], &[LOW; 9]]
-        {
+        for banks in [
+            &[][..],
+            &[HIGH, LOW],
+            &[LOW, LOW],
+            &[unaligned],
+            &[ragged],
+            &[empty],
+            &[endless],
+            &[LOW; MAX_BANKS + 1],
+        ] {
             assert_eq!(refused(banks), Some(TableError::Banks), "{banks:x?}");
         }
         assert_eq!(refused(&[Bank { size: 2 * LOW.size, ..LOW }]), Some(TableError::Entries(4)));
@@ -426,19 +453,36 @@ mod tests {
     }
 
     #[test]
+    fn a_count_that_does_not_fit_stays_what_it_was() {
+        let entries = entries();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
+        assert_eq!(guard.count(-1), Err(Miscounted));
+        assert_eq!(guard.count(0xffff), Ok(()));
+        for too_much in [1, 0x10000, i32::MAX, i32::MIN, -0x10000] {
+            assert_eq!(guard.count(too_much), Err(Miscounted));
+            assert_eq!(guard.refcount(), 0xffff);
+        }
+        assert_eq!(guard.count(-0xffff), Ok(()));
+        assert_eq!(guard.refcount(), 0);
+    }
+
+    #[test]
     fn state_count_and_reach_do_not_touch_each_other() {
         let entries = entries();
         let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         guard.set_state(GranuleState::Rtt);
         guard.set_reach(REACH_MASK);
-        guard.set_refcount(u32::MAX);
+        guard.count(COUNT_MASK as i32).unwrap();
         assert_eq!(
             (guard.state(), guard.refcount(), guard.reach()),
             (GranuleState::Rtt, COUNT_MASK, REACH_MASK)
         );
+        guard.set_reach(1000);
+        assert_eq!(guard.reach(), REACH_MASK);
         guard.set_reach(32);
-        guard.set_refcount(512);
+        guard.count(512 - COUNT_MASK as i32).unwrap();
         guard.set_state(GranuleState::Data);
         drop(guard);
         let guard = table.lock(LOW.base, GranuleState::Data).unwrap();

@@ -51,6 +51,17 @@ pub struct SysReg {
     pub op2: u8,
 }
 
+/// What the RMM relies on and found not to be so: it is broken, or somebody wrote its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// A reference count would leave its range, or is not what it counts.
+    Count,
+    /// A granule that belongs to a realm is in another state than its owner says.
+    State,
+    /// A realm gave back a VMID that none had.
+    Vmid,
+}
+
 /// What to forget of a realm's translations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlbScope {
@@ -111,11 +122,12 @@ pub trait Platform {
     /// What EL3 said; nothing has changed.
     fn gtsi_undelegate(&self, pa: u64) -> Result<(), El3Error>;
 
-    /// RMM_ATTEST_GET_REALM_KEY: the P-384 private scalar of the Realm Attestation Key, big-endian.
+    /// RMM_ATTEST_GET_REALM_KEY: writes the P-384 private scalar of the Realm Attestation Key, big-endian, to `key`, and keeps no
+    /// copy.
     ///
     /// # Errors
     /// What EL3 said.
-    fn realm_attestation_key(&self) -> Result<[u8; 48], El3Error>;
+    fn realm_attestation_key(&self, key: &mut [u8; 48]) -> Result<(), El3Error>;
 
     /// RMM_ATTEST_GET_PLAT_TOKEN, all hunks: the platform token (a tagged COSE_Sign1) bound to `challenge` (32, 48 or
     /// 64 bytes). Returns its length.
@@ -138,6 +150,17 @@ pub trait Platform {
 
     /// Makes stage 2 table writes so far visible to walks (DSB ISHST) and invalidates translations on all CPUs.
     fn tlb_invalidate(&self, vmid: u16, scope: TlbScope);
+
+    /// The number of the CPU this is called on; what EL3 counts them by.
+    fn cpu(&self) -> usize;
+
+    /// Forgets on this CPU alone what it has cached of the realm with this VMID: translations of both stages, and the
+    /// instructions it has fetched. Another virtual CPU of the realm is about to run where one ran last.
+    fn forget_virtual_cpu(&self, vmid: u16);
+
+    /// Stops the RMM on all CPUs for good: no command is served and no REC is entered any more, as going on could free what is in
+    /// use. What the caller has locked stays locked.
+    fn stop(&self, why: Broken) -> !;
 
     /// How many auxiliary granules the SIMD state of a REC takes.
     fn simd_aux_granules(&self) -> usize;

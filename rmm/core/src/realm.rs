@@ -1,6 +1,6 @@
 //! The Realm Descriptor: what the RMM knows of a realm (RMM 1.0, RmmRealm), kept in the RD granule.
 
-use crate::granule::granule_content;
+use crate::granule::{Content, Granule, granule_content};
 use crate::rtt::Stage2;
 use realm_abi::rmi::{HashAlgorithm, MEASUREMENT_SIZE, MEASUREMENT_SLOTS, RPV_SIZE, RealmFlags, RealmParams};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -58,6 +58,43 @@ pub struct RealmDescriptor {
 }
 
 granule_content!(RealmDescriptor);
+
+/// CPUs of which an RD knows which REC ran there last.
+const KNOWN_CPUS: usize = 1024;
+/// Where in an RD granule that is.
+const LAST_RAN_OFFSET: usize = 2048;
+
+/// Which REC of the realm ran last on each CPU, in the second half of the RD granule: its number and one, 0 if none did. RECs
+/// are made before the first runs (RMM 1.0, RMI_REC_CREATE), so a number is never another REC's later.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct LastRan([u16; KNOWN_CPUS]);
+
+impl LastRan {
+    /// Notes that the REC with this number runs on `cpu` now. Whether another one may have run there since the realm's
+    /// translations were last invalidated: always so of a CPU there is no room for.
+    pub(crate) fn replace(&mut self, cpu: usize, rec_index: u64) -> bool {
+        let (Some(last), Ok(rec)) = (self.0.get_mut(cpu), u16::try_from(rec_index.saturating_add(1))) else {
+            return true;
+        };
+        let before = core::mem::replace(last, rec);
+        before != 0 && before != rec
+    }
+}
+
+impl Content for LastRan {
+    fn of(granule: &mut Granule) -> &mut Self {
+        #[derive(FromBytes, IntoBytes, KnownLayout)]
+        #[repr(C)]
+        struct Whole {
+            descriptor: [u8; LAST_RAN_OFFSET],
+            last_ran: LastRan,
+        }
+        const { assert!(size_of::<RealmDescriptor>() <= LAST_RAN_OFFSET) };
+        let whole: &mut Whole = zerocopy::transmute_mut!(granule);
+        &mut whole.last_ran
+    }
+}
 
 impl RealmDescriptor {
     /// A NEW realm with these parameters, which are valid, and this initial RIM.

@@ -20,12 +20,16 @@ use realm_abi::smccc::SVE_HINT;
 pub(crate) type Outcome = Result<RmiReply, ReturnCode>;
 
 impl<P: Platform> Rmm<'_, P> {
-    /// Serves one SMC of the Host: X0 to X7 in, X0 to X4 out.
+    /// Serves one SMC of the Host: X0 to X7 in, X0 to X4 out. X1 to X3 that are no output are zero; X4 then is the caller's, as SMCCC
+    /// has callees keep it.
     pub fn handle_rmi(&self, regs: &[u64; 8]) -> [u64; 5] {
         let mut regs = *regs;
         // The function identifier is W0; the hint that the caller has no SVE state to keep is not part of it.
         regs[0] &= 0xffff_ffff & !SVE_HINT;
-        self.run_command(RmiCommand::from_regs(&regs)).to_regs()
+        let command = RmiCommand::from_regs(&regs);
+        let [x0, x1, x2, x3, x4] = self.run_command(command).to_regs();
+        let [.., kept, _, _, _] = regs;
+        [x0, x1, x2, x3, if command.outputs() < 4 { kept } else { x4 }]
     }
 
     /// Serves one command. A function of its own in profiles, which is what benchmarks count.

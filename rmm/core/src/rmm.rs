@@ -3,7 +3,7 @@
 use crate::Platform;
 use crate::attest::{AttestError, Attestation};
 use crate::granule::{Bank, Exclusive, GranuleEntry, GranuleState, GranuleTable, LockError, TableError};
-use crate::platform::CpuFeatures;
+use crate::platform::{Broken, CpuFeatures};
 use crate::realm::RealmDescriptor;
 use crate::vmid::Vmids;
 use realm_abi::GRANULE_SIZE;
@@ -80,6 +80,11 @@ impl<'a, P: Platform> Rmm<'a, P> {
         f: impl FnOnce(&mut RealmDescriptor) -> R,
     ) -> Result<R, LockError> {
         self.granules.lock(rd, GranuleState::Rd).map(|mut rd| rd.with(&self.platform, f))
+    }
+
+    /// What a result is, which cannot be an error unless the RMM is broken; if it is one, nobody goes on.
+    pub(crate) fn must<T, E>(&self, result: Result<T, E>, why: Broken) -> T {
+        result.unwrap_or_else(|_| self.platform.stop(why))
     }
 
     /// Checks that the Host may name `pa` as Non-secure memory: a granule that is aligned, delegable and not the Realm

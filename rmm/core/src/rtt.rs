@@ -14,7 +14,7 @@ mod translate;
 mod walk;
 
 pub(crate) use entry::{Rtte, is_valid_unprotected};
-pub(crate) use fold::{fold, unfold};
+pub(crate) use fold::{fold, uncount, unfold};
 pub(crate) use ripas::{common_ripas, init_ripas, set_ripas};
 pub use stage2::Stage2;
 pub(crate) use stage2::{entry_number, entry_size, is_aligned};

@@ -86,30 +86,36 @@ pub(crate) fn emulate<P: Platform>(platform: &P, realm: &Realm, access: &Access)
 fn id_register<P: Platform>(platform: &P, realm: &Realm, reg: SysReg) -> u64 {
     let hardware = || platform.id_register(reg);
     match reg {
+        // MPAM and AMU; SCXTNUM_EL1, which CSV2_2 brings, is not switched.
         ID_AA64PFR0_EL1 => {
             let sve = if realm.sve_vl.is_none() { field(35, 32) } else { 0 };
-            hardware() & !(field(43, 40) | field(47, 44) | sve)
+            at_most(hardware() & !(field(43, 40) | field(47, 44) | sve), 56, 1)
         }
-        // MTE, MPAM and SME; THE, GCS and PFAR, whose registers are not switched; and what says more of MTE.
+        // MTE, MPAM and SME; NMI, as ALLINT is not the realm's and no list register may say NMI; THE, GCS, DF2 and PFAR, whose
+        // registers are not switched; what says more of MTE; and SCXTNUM_EL1 again, by CSV2_frac.
         ID_AA64PFR1_EL1 => {
-            hardware() & !(field(11, 8) | field(19, 16) | field(27, 24) | field(55, 40) | field(63, 60))
+            const NMI: u64 = field(39, 36);
+            let kept = hardware() & !(field(11, 8) | field(19, 16) | field(27, 24) | NMI | field(63, 40));
+            at_most(kept, 32, 1)
         }
         ID_AA64ZFR0_EL1 if realm.sve_vl.is_some() => hardware(),
         ID_AA64DFR0_EL1 => debug_features(hardware(), realm),
-        ID_AA64DFR1_EL1 => {
-            // Counts of breakpoints and watchpoints that do not fit ID_AA64DFR0_EL1, then ICNTR and EBEP.
-            let kept = hardware() & !(field(15, 8) | field(23, 16) | field(39, 36) | field(51, 48));
-            kept | large_count(realm.num_bps) << 8 | large_count(realm.num_wps) << 16
-        }
+        // Counts of breakpoints and watchpoints that do not fit ID_AA64DFR0_EL1. All else in it has registers of its own: system
+        // PMU, PMICNTR_EL0, exceptions of the PMU, instrumentation trace.
+        ID_AA64DFR1_EL1 => large_count(realm.num_bps) << 8 | large_count(realm.num_wps) << 16,
+        // Transactional memory.
+        ID_AA64ISAR0_EL1 => hardware() & !field(27, 24),
+        // LS64: ACCDATA_EL1 is not switched.
+        ID_AA64ISAR1_EL1 => hardware() & !field(63, 60),
         // LORegions, whose registers are not switched.
         ID_AA64MMFR1_EL1 => hardware() & !field(19, 16),
-        ID_AA64AFR0_EL1 | ID_AA64AFR1_EL1 | ID_AA64ISAR0_EL1 | ID_AA64ISAR1_EL1 | ID_AA64MMFR0_EL1
-        | ID_AA64MMFR2_EL1 => hardware(),
+        ID_AA64AFR0_EL1 | ID_AA64AFR1_EL1 | ID_AA64MMFR0_EL1 | ID_AA64MMFR2_EL1 => hardware(),
         _ => 0,
     }
 }
 
-/// ID_AA64DFR0_EL1 without trace, SPE, TRBE and BRBE, with the breakpoints, watchpoints and PMU of the realm.
+/// ID_AA64DFR0_EL1 without trace, SPE, TRBE and BRBE, with the breakpoints, watchpoints and PMU of the realm. PMUv3p9 is more
+/// registers: PMUv3p8 is the most.
 fn debug_features(hardware: u64, realm: &Realm) -> u64 {
     const TRACE_VER: u64 = field(7, 4);
     const PMU_VER: u64 = field(11, 8);
@@ -127,13 +133,21 @@ fn debug_features(hardware: u64, realm: &Realm) -> u64 {
     const HIDDEN: u64 =
         TRACE_VER | PMSS | SEBEP | CTX_CMPS | PMS_VER | TRACE_FILT | TRACE_BUFFER | BRBE | EXT_TRC_BUFF;
     let pmu = if realm.pmu_counters.is_none() { PMU_VER | HPMN0 } else { 0 };
-    let kept = hardware & !(HIDDEN | BRPS | WRPS | pmu);
+    let kept = at_most(hardware & !(HIDDEN | BRPS | WRPS | pmu), 8, 8);
     kept | u64::from(realm.num_bps.min(15)) << 12 | u64::from(realm.num_wps.min(15)) << 20
 }
 
 /// A count minus one where the field is only used for counts above 16.
 const fn large_count(minus_one: u8) -> u64 {
     if minus_one > 15 { minus_one as u64 } else { 0 }
+}
+
+/// `value` with at most `most` in the field of four bits from `low` on. In PMUVer, whose 0xf means that it is none of the
+/// architecture's, that stays.
+const fn at_most(value: u64, low: u32, most: u64) -> u64 {
+    let mask = 0xf << (low & 63);
+    let found = (value & mask) >> (low & 63);
+    if found > most && !(low == 8 && found == 0xf) { value & !mask | most << (low & 63) } else { value }
 }
 
 /// The bits from `high` down to `low`.

@@ -26,11 +26,9 @@ impl Vmids {
         self.slot(vmid).is_some_and(|(word, bit)| word.fetch_or(bit, Ordering::Acquire) & bit == 0)
     }
 
-    /// Gives a VMID back. Its translations must be gone from every TLB.
-    pub(crate) fn give_back(&self, vmid: u16) {
-        if let Some((word, bit)) = self.slot(vmid) {
-            word.fetch_and(!bit, Ordering::Release);
-        }
+    /// Gives a VMID back; false if no realm had it. Its translations must be gone from every TLB.
+    pub(crate) fn give_back(&self, vmid: u16) -> bool {
+        self.slot(vmid).is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::Release) & bit != 0)
     }
 }
 
@@ -44,7 +42,8 @@ mod tests {
         assert!(vmids.take(0x1234));
         assert!(!vmids.take(0x1234));
         assert!(vmids.take(0x1235));
-        vmids.give_back(0x1234);
+        assert!(vmids.give_back(0x1234));
+        assert!(!vmids.give_back(0x1234));
         assert!(vmids.take(0x1234));
     }
 

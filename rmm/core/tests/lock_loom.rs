@@ -107,7 +107,7 @@ fn one_at_a_time_has_a_granule_and_sees_what_the_last_one_did() {
 fn references_counted_under_the_lock_are_not_lost() {
     let count = |memory: &Memory| {
         let mut guard = memory.table().lock(pa(0), Rd).unwrap();
-        guard.set_refcount(guard.refcount() + 1);
+        guard.count(1).unwrap();
     };
     race([Rd; 4], count, count, |memory| {
         let guard = memory.table().lock(pa(0), Rd).unwrap();
@@ -169,7 +169,7 @@ fn data_create(memory: &Memory) -> Result<(), LockError> {
     let mut leaf = table.lock(pa(2), Rtt)?;
     drop(root);
     data.set_state(Data);
-    leaf.set_refcount(leaf.refcount() + 1);
+    leaf.count(1).unwrap();
     memory.increment(2, &leaf);
     Ok(())
 }
@@ -187,7 +187,7 @@ fn data_destroy(memory: &Memory) -> Result<(), LockError> {
     }
     let mut data = table.lock(pa(3), Data)?;
     data.set_state(Delegated);
-    leaf.set_refcount(leaf.refcount() - 1);
+    leaf.count(-1).unwrap();
     memory.increment(2, &leaf);
     Ok(())
 }

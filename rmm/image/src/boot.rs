@@ -1,9 +1,11 @@
 //! From the entry point to the first command.
 
+use crate::control::{HCR_RMM, SCTLR_OFF, SCTLR_ON};
 use crate::machine::Machine;
-use crate::mmu::{self, MAX_CPUS};
+use crate::mmu;
 use crate::{console, copy, el3, slots};
 use core::arch::{asm, global_asm};
+use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
@@ -11,14 +13,9 @@ use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Rmm;
 use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
+use realm_rmm::platform::Broken;
 use spin::Once;
 
-/// HCR_EL2 while the RMM runs: RW, TGE, E2H, TEA.
-pub const HCR_RMM: u64 = 1 << 27 | 1 << 31 | 1 << 34 | 1 << 37;
-/// SCTLR_EL2: the bits that are RES1 without later features; SPAN.
-const SCTLR_OFF: u64 = 0x30d0_0980;
-/// M, C, SA, I, WXN.
-const SCTLR_ON: u64 = SCTLR_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 /// X0 and X1 of a boot that fails before there is a stack.
 const BOOT_COMPLETE: u64 = 0xC400_01CF;
 const RMI_REQ_COMPLETE: u64 = 0xC400_018F;
@@ -37,9 +34,6 @@ global_asm!(
     "    ldr x0, ={sctlr_off}",
     "    msr sctlr_el2, x0",
     "    isb",
-    "    cmp x19, #{max_cpus}",
-    "    mov x1, #-4",
-    "    b.hs 9f",
     "    adrp x0, {warm}",
     "    ldr x0, [x0, #:lo12:{warm}]",
     "    cbnz x0, 3f",
@@ -49,28 +43,47 @@ global_asm!(
     "1:  stp xzr, xzr, [x0], #16",
     "    cmp x0, x1",
     "    b.lo 1b",
-    // What will be the stack of CPU 0 can be one before there are tables.
-    "    adrp x0, __private_start",
-    "    add x0, x0, #{stack_pages}, lsl #12",
+    "    adrp x0, {boot_stack}",
+    "    add x0, x0, #:lo12:{boot_stack}",
+    "    add x0, x0, #{boot_stack_size}",
     "    mov sp, x0",
-    "    mov x0, x22",
-    "    bl rmm_build_tables",
+    "    mov x0, x19",
+    "    mov x1, x20",
+    "    mov x2, x21",
+    "    mov x3, x22",
+    "    bl rmm_prepare",
+    "    mov x1, x0",
+    "    cbnz x0, 9f",
     // What was written past the caches must not be hidden by them.
     "    mrs x2, ctr_el0",
     "    ubfx x2, x2, #16, #4",
     "    mov x3, #4",
     "    lsl x2, x3, x2",
     "    adrp x0, __bss_start",
-    "    adrp x1, __free_start",
+    "    adrp x1, __bss_end",
+    "    adrp x3, {cpus_start}",
+    "    ldr x3, [x3, #:lo12:{cpus_start}]",
+    "    adrp x4, {cpus_end}",
+    "    ldr x4, [x4, #:lo12:{cpus_end}]",
     "2:  dc ivac, x0",
     "    add x0, x0, x2",
     "    cmp x0, x1",
     "    b.lo 2b",
     "    dsb sy",
-    "3:  mov x0, x19",
-    "    mov x1, #3 * 4096",
-    "    adrp x2, {tables}",
-    "    add x2, x2, #:lo12:{tables}",
+    "4:  dc ivac, x3",
+    "    add x3, x3, x2",
+    "    cmp x3, x4",
+    "    b.lo 4b",
+    "    dsb sy",
+    "3:  adrp x0, {cpus}",
+    "    ldr x0, [x0, #:lo12:{cpus}]",
+    "    cmp x19, x0",
+    "    mov x1, #{cpu_out_of_range}",
+    "    b.hs 9f",
+    "    mov x0, x19",
+    "    ldr x1, ={cpu_tables}",
+    "    adrp x2, {cpus_start}",
+    "    ldr x2, [x2, #:lo12:{cpus_start}]",
     "    madd x0, x0, x1, x2",
     "    msr ttbr0_el2, x0",
     "    ldr x0, ={mair}",
@@ -115,17 +128,32 @@ global_asm!(
     hcr = const HCR_RMM,
     sctlr_off = const SCTLR_OFF,
     sctlr_on = const SCTLR_ON,
-    max_cpus = const MAX_CPUS,
+    cpu_out_of_range = const BootCode::CPU_ID_OUT_OF_RANGE.0,
+    cpu_tables = const mmu::CPU_TABLES,
+    cpus = sym mmu::CPUS,
+    cpus_start = sym mmu::CPUS_START,
+    cpus_end = sym mmu::CPUS_END,
+    boot_stack = sym BOOT_STACK,
+    boot_stack_size = const BOOT_STACK_SIZE,
     mair = const mmu::MAIR,
     tcr = const mmu::TCR,
     stack = const mmu::STACK_TOP,
-    stack_pages = const mmu::STACK_PAGES,
     warm = sym WARM,
-    tables = sym mmu::TABLES,
     main = sym main,
     boot_complete = const BOOT_COMPLETE,
     req_complete = const RMI_REQ_COMPLETE,
 );
+
+/// The stack on which the first CPU builds the tables.
+#[repr(C, align(16))]
+struct BootStack(UnsafeCell<[u8; BOOT_STACK_SIZE]>);
+
+const BOOT_STACK_SIZE: usize = 16 << 10;
+
+// SAFETY: one CPU uses it, before there are others.
+unsafe impl Sync for BootStack {}
+
+static BOOT_STACK: BootStack = BootStack(UnsafeCell::new([0; BOOT_STACK_SIZE]));
 
 /// Whether the first CPU is done. In `.data`, as it is read before `.bss` is what it should be.
 #[unsafe(link_section = ".data")]
@@ -133,19 +161,27 @@ static WARM: AtomicU64 = AtomicU64::new(0);
 
 static RMM: Once<Rmm<'static, Machine>> = Once::new();
 
-/// CPUs on which the RMM has failed.
-static FAILED: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+/// Whether the RMM has found that it is broken, on any CPU: then no other goes on either.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the RMM has failed on CPU `cpu`.
-fn failed(cpu: u64) -> Option<&'static AtomicBool> {
-    FAILED.get(usize::try_from(cpu).ok()?)
+/// Whether the RMM has stopped on all CPUs.
+pub fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+/// Stops the RMM on all CPUs: no command is served from now on, so no granule changes hands, and no realm is entered again. One that
+/// runs on another CPU goes on in its own memory until it exits.
+pub fn stop(why: Broken) -> ! {
+    STOPPED.store(true, Ordering::SeqCst);
+    console::report(format_args!("the RMM stops: {why:?} is not what it must be"));
+    refuse()
 }
 
 /// Every CPU, with the MMU on.
 extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
     slots::init();
     slots::area().cpu.set(cpu);
-    if failed(cpu).is_none_or(|failed| failed.load(Ordering::Relaxed)) {
+    if is_stopped() || slots::area().failed.get() != 0 {
         // Turning the CPU off and on again does not mend what was broken.
         el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
         refuse()
@@ -155,7 +191,8 @@ extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) ->
         let cold = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
         cold_boot(&cold)
     } else {
-        RMM.get().ok_or(BootCode::UNKNOWN)
+        // There is no code for a CPU that is not like the first.
+        RMM.get().filter(|rmm| rmm.platform().is_like_this_cpu()).ok_or(BootCode::UNKNOWN)
     };
     match outcome {
         Ok(rmm) => serve(rmm),
@@ -169,32 +206,34 @@ extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) ->
 
 /// Command after command.
 fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
-    /// The only command with a fourth result; the caller's X4 is not to change otherwise (SMCCC).
-    const RTT_READ_ENTRY: u64 = 0xC400_0161;
     let mut regs = el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
     loop {
+        if is_stopped() {
+            refuse_after(regs[4])
+        }
+        slots::area().function.set(regs[0]);
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
         slots::release();
-        let kept = if regs[0] & 0xffff == RTT_READ_ENTRY & 0xffff { x4 } else { regs[4] };
-        regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, kept]);
+        regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, x4]);
     }
 }
 
 /// Never runs anything of the RMM again on this CPU, also when it is turned on anew: every command fails.
 pub fn refuse() -> ! {
-    if let Some(failed) = failed(slots::area().cpu.get()) {
-        failed.store(true, Ordering::Relaxed);
-    }
+    slots::area().failed.set(1);
     crate::run::forget();
     slots::abandon();
-    let mut kept = 0;
+    refuse_after(0)
+}
+
+/// Fails the command that waits, whose caller has `kept` in X4, and all that come.
+fn refuse_after(mut kept: u64) -> ! {
     loop {
         [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);
     }
 }
 
 fn cold_boot(boot: &ColdBoot) -> Result<&'static Rmm<'static, Machine>, BootCode> {
-    boot.check(MAX_CPUS as u64)?;
     let mut buffer = [0; SHARED_BUFFER_SIZE];
     // SAFETY: the page is mapped; it is copied before it is read, as EL3 uses it for other things later.
     unsafe { copy::copy(buffer.as_mut_ptr(), mmu::SHARED_VA as *const u8, buffer.len()) }

@@ -1,7 +1,7 @@
 //! Copies that survive what other worlds do to the memory, and wiping.
 //!
-//! All copies from and to memory that somebody else may write are done by one routine in assembly. A granule protection
-//! fault in it makes it return 1; the exception vector knows its bounds.
+//! All copies from and to memory that somebody else may write are done by one routine in assembly. A granule protection fault or an
+//! external abort in it makes it return 1; the exception vector knows its bounds.
 
 use crate::slots::Mapping;
 use core::arch::{asm, global_asm};
@@ -151,14 +151,15 @@ unsafe extern "C" {
     fn rmm_copy(to: *mut u8, from: *const u8, bytes: usize) -> u64;
 }
 
-/// The memory turned out to be another world's.
+/// The memory turned out to be another world's, or not to answer.
+#[derive(Debug)]
 pub struct Fault;
 
 /// Copies `bytes`.
 ///
 /// # Safety
-/// `to` must be valid for writes and `from` for reads of `bytes` bytes, but that each access may raise a granule
-/// protection fault. Others may write either at the same time.
+/// `to` must be valid for writes and `from` for reads of `bytes` bytes, but that each access may raise a granule protection fault or an
+/// external abort. Others may write either at the same time.
 ///
 /// # Errors
 /// If it did; `to` then holds anything.

@@ -4,7 +4,7 @@ use crate::sysreg::{instruction, mrs, msr};
 use realm_rmm::platform::{CpuFeatures, SysReg};
 
 /// Features that decide which registers exist and what has to be saved.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Optional {
     pub ras: bool,
     pub mpam: bool,
@@ -12,15 +12,21 @@ pub struct Optional {
     pub counter_offset: bool,
     pub hcrx: bool,
     pub fine_grained_traps: bool,
+    /// FEAT_FGT2.
+    pub fine_grained_traps_2: bool,
     /// VMIDs of 16 bits.
     pub vmid16: bool,
     pub sve: bool,
     pub sme: bool,
+    /// FEAT_SME_FA64.
+    pub fa64: bool,
     pub pauth: bool,
     pub sha256: bool,
     pub sha512: bool,
     /// Active priority registers of a group.
     pub active_priorities: usize,
+    /// Performance monitors.
+    pub pmu: bool,
     /// Event counters, those for EL2 included.
     pub event_counters: u64,
     pub list_registers: usize,
@@ -46,9 +52,11 @@ pub fn optional() -> Optional {
         counter_offset: field(mmfr0, 60) >= 2,
         hcrx: field(mmfr1, 40) != 0,
         fine_grained_traps: field(mmfr0, 56) != 0,
+        fine_grained_traps_2: field(mmfr0, 56) >= 2,
         vmid16: field(mmfr1, 4) == 2,
         sve: field(pfr0, 32) != 0,
         sme: field(pfr1, 24) != 0,
+        fa64: mrs!("S3_0_C0_C4_5") >> 63 != 0,
         pauth: isar1 & 0xff00_0ff0 != 0 || isar2 & 0xff00 != 0,
         sha256: field(isar0, 12) >= 1,
         sha512: field(isar0, 12) >= 2,
@@ -57,6 +65,7 @@ pub fn optional() -> Optional {
             5 => 2,
             _ => 4,
         },
+        pmu: has_pmu(),
         event_counters: if has_pmu() { (mrs!("pmcr_el0") >> 11) & 0x1f } else { 0 },
         list_registers: (vtr & 0x1f) as usize + 1,
     }
@@ -115,9 +124,16 @@ fn longest_vector() -> u8 {
     })
 }
 
-/// An ID register: op0 3, op1 0, CRn 0; those from CRm 4 on describe AArch64 and all exist, if only as zero.
+/// Calls a macro with CRm and op2 of every ID register that describes AArch64; all exist, if only as zero.
+macro_rules! id_registers {
+    ($each:ident) => {
+        $each!(4 0, 4 1, 4 2, 4 4, 4 5, 5 0, 5 1, 5 4, 5 5, 6 0, 6 1, 6 2, 7 0, 7 1, 7 2, 7 3, 7 4)
+    };
+}
+
+/// An ID register: op0 3, op1 0, CRn 0.
 pub fn id_register(reg: SysReg) -> u64 {
-    macro_rules! table {
+    macro_rules! find {
         ($($crm:literal $op2:literal),*) => {
             match (reg.crm, reg.op2) {
                 $(($crm, $op2) => mrs!(concat!("S3_0_C0_C", $crm, "_", $op2)),)*
@@ -128,5 +144,18 @@ pub fn id_register(reg: SysReg) -> u64 {
     if (reg.op0, reg.op1, reg.crn) != (3, 0, 0) {
         return 0;
     }
-    table!(4 0, 4 1, 4 2, 4 4, 4 5, 5 0, 5 1, 5 4, 5 5, 6 0, 6 1, 6 2, 7 0, 7 1, 7 2, 7 3, 7 4)
+    id_registers!(find)
+}
+
+/// ID registers, CTR_EL0 and DCZID_EL0.
+pub const IDENTITY_LEN: usize = 19;
+
+/// What software has read of one CPU and believes of all: features, and how caches are maintained.
+pub fn identity() -> [u64; IDENTITY_LEN] {
+    macro_rules! all {
+        ($($crm:literal $op2:literal),*) => {
+            [$(mrs!(concat!("S3_0_C0_C", $crm, "_", $op2)),)* mrs!("ctr_el0"), mrs!("dczid_el0")]
+        };
+    }
+    id_registers!(all)
 }

@@ -9,13 +9,14 @@ use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use realm_rmm::granule::{Exclusive, Granule};
-use realm_rmm::platform::{CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
+use realm_rmm::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
 use spin::Mutex;
 
 /// This machine.
 pub struct Machine {
     pub cpu: CpuFeatures,
     optional: Optional,
+    identity: [u64; features::IDENTITY_LEN],
     shared: Mutex<SharedPage>,
 }
 
@@ -25,9 +26,18 @@ impl Machine {
         let optional = features::optional();
         Self {
             cpu: features::offered(&optional),
+            identity: features::identity(),
             optional,
             shared: Mutex::new(SharedPage { pa: shared_buffer }),
         }
+    }
+
+    /// Whether this CPU has what the first has: what realms were told, and what is saved of them, must be so everywhere.
+    pub fn is_like_this_cpu(&self) -> bool {
+        let optional = features::optional();
+        self.optional == optional
+            && self.cpu == features::offered(&optional)
+            && self.identity == features::identity()
     }
 }
 
@@ -40,12 +50,12 @@ impl SharedPage {
     fn read(&mut self, out: &mut [u8]) {
         assert!(out.len() <= SHARED_BUFFER_SIZE);
         // SAFETY: the page is mapped, and EL3 does not write it between calls.
-        let _ = unsafe { copy::copy(out.as_mut_ptr(), mmu::SHARED_VA as *const u8, out.len()) };
+        own(unsafe { copy::copy(out.as_mut_ptr(), mmu::SHARED_VA as *const u8, out.len()) });
     }
     fn write(&mut self, bytes: &[u8]) {
         assert!(bytes.len() <= SHARED_BUFFER_SIZE);
         // SAFETY: the page is mapped, and EL3 does not use it between calls.
-        let _ = unsafe { copy::copy(mmu::SHARED_VA as *mut u8, bytes.as_ptr(), bytes.len()) };
+        own(unsafe { copy::copy(mmu::SHARED_VA as *mut u8, bytes.as_ptr(), bytes.len()) });
     }
     /// Leaves no secret in it.
     fn wipe(&mut self) {
@@ -56,6 +66,11 @@ impl SharedPage {
 
 fn service(call: El3Call) -> Result<[u64; 3], El3Error> {
     el3::service(call).map_err(|code| El3Error(code.0))
+}
+
+/// A copy within the Realm world's memory. If that does not answer, nothing is as it should be.
+fn own(copied: Result<(), copy::Fault>) {
+    copied.expect("the Realm world's memory answers");
 }
 
 /// A mapped granule and where in it to go on.
@@ -106,16 +121,15 @@ impl Platform for Machine {
     fn read_data<E: Exclusive>(&self, data: &mut E, offset: usize, out: &mut [u8]) {
         let mapping = Mapping::new(data.pa(), false);
         let from = inside(&mapping, offset, out.len());
-        // SAFETY: the range is in the mapping; a realm may write it meanwhile, which the routine copes with. It is Realm
-        // memory, so there is no fault.
-        let _ = unsafe { copy::copy(out.as_mut_ptr(), from, out.len()) };
+        // SAFETY: the range is in the mapping; a realm may write it meanwhile, which the routine copes with.
+        own(unsafe { copy::copy(out.as_mut_ptr(), from, out.len()) });
     }
 
     fn write_data<E: Exclusive>(&self, data: &mut E, offset: usize, bytes: &[u8]) {
         let mapping = Mapping::new(data.pa(), false);
         let to = inside(&mapping, offset, bytes.len());
         // SAFETY: as for `read_data`.
-        let _ = unsafe { copy::copy(to, bytes.as_ptr(), bytes.len()) };
+        own(unsafe { copy::copy(to, bytes.as_ptr(), bytes.len()) });
     }
 
     fn read_ns(&self, pa: u64, out: &mut [u8]) -> Result<(), NsFault> {
@@ -140,7 +154,7 @@ impl Platform for Machine {
         service(El3Call::GtsiUndelegate { pa }).map(|_| ())
     }
 
-    fn realm_attestation_key(&self) -> Result<[u8; P384_KEY_SIZE], El3Error> {
+    fn realm_attestation_key(&self, key: &mut [u8; P384_KEY_SIZE]) -> Result<(), El3Error> {
         let mut page = self.shared.lock();
         let call = El3Call::AttestGetRealmKey {
             buffer: page.pa,
@@ -148,10 +162,9 @@ impl Platform for Machine {
             curve: CURVE_P384,
         };
         let [size, ..] = service(call)?;
-        let mut key = [0; P384_KEY_SIZE];
-        page.read(&mut key);
+        page.read(key);
         page.wipe();
-        if size == P384_KEY_SIZE as u64 { Ok(key) } else { Err(El3Error(El3Code::INVAL.0)) }
+        if size == P384_KEY_SIZE as u64 { Ok(()) } else { Err(El3Error(El3Code::INVAL.0)) }
     }
 
     fn platform_token(&self, challenge: &[u8], out: &mut [u8]) -> Result<usize, El3Error> {
@@ -211,6 +224,20 @@ impl Platform for Machine {
         instruction!("dsb ishst");
         msr!("vttbr_el2", u64::from(vmid) << 48);
         instruction!("isb\ntlbi vmalls12e1is\ndsb ish\nisb");
+    }
+
+    fn cpu(&self) -> usize {
+        crate::slots::area().cpu.get() as usize
+    }
+
+    fn forget_virtual_cpu(&self, vmid: u16) {
+        // What a virtual CPU with its caches off has fetched is not what one with them on may find: fetched instructions too.
+        msr!("vttbr_el2", u64::from(vmid) << 48);
+        instruction!("isb\ntlbi vmalls12e1\nic iallu\ndsb nsh\nisb");
+    }
+
+    fn stop(&self, why: Broken) -> ! {
+        crate::boot::stop(why)
     }
 
     fn simd_aux_granules(&self) -> usize {

@@ -7,6 +7,8 @@ mod boot;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod control;
+#[cfg(target_os = "none")]
 mod copy;
 #[cfg(target_os = "none")]
 mod el3;

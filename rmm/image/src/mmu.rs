@@ -6,9 +6,9 @@
 
 use core::cell::UnsafeCell;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+use realm_abi::rmm_el3::{BootCode, ColdBoot};
 
-/// Most CPUs there can be.
-pub const MAX_CPUS: usize = 16;
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 2 << 20;
 const ENTRIES: usize = 512;
@@ -55,10 +55,11 @@ pub const CONSOLE_VA: u64 = page_va(CONSOLE_PAGE);
 pub const SLOT_VA: u64 = page_va(SLOT_PAGE);
 /// The entries of the slots.
 pub const SLOT_ENTRIES_VA: u64 = page_va(SLOT_TABLE_PAGE) + SLOT_PAGE as u64 * 8;
-/// The granule table, if it is not behind the image: a region of 1 GiB.
+/// The granule table, if it is not behind the image: regions of 1 GiB.
 pub const TABLE_VA: u64 = PRIVATE_VA + (1 << 30);
-/// Most bytes of it.
-pub const TABLE_MAX: u64 = 1 << 30;
+const TABLE_REGIONS: usize = 16;
+/// Most bytes of it, for 16 TiB of memory.
+pub const TABLE_MAX: u64 = (TABLE_REGIONS as u64) << 30;
 
 const VALID: u64 = 1;
 /// A table, or a page at level 3.
@@ -115,70 +116,120 @@ struct CpuTables {
     pages: Table,
 }
 
-/// All tables.
-#[repr(C)]
-pub struct Tables {
-    /// `boot` counts on these being first, three pages each.
-    cpus: [CpuTables; MAX_CPUS],
+/// The tables all CPUs share.
+struct Tables {
     image_middle: Table,
     image: [Table; IMAGE_TABLES],
-    granule_table: Table,
+    granule_table: [Table; TABLE_REGIONS],
 }
 
 // SAFETY: see `Table::set`; the words are only read by MMUs otherwise.
 unsafe impl Sync for Tables {}
 
-pub static TABLES: Tables = Tables {
-    cpus: [const { CpuTables { root: Table::empty(), middle: Table::empty(), pages: Table::empty() } };
-        MAX_CPUS],
+static TABLES: Tables = Tables {
     image_middle: Table::empty(),
     image: [const { Table::empty() }; IMAGE_TABLES],
-    granule_table: Table::empty(),
+    granule_table: [const { Table::empty() }; TABLE_REGIONS],
 };
 
-#[repr(C, align(4096))]
-struct Private([UnsafeCell<[u8; PRIVATE_PAGES * PAGE as usize]>; MAX_CPUS]);
+/// Bytes of the tables of a CPU, and of its private memory: what EL3 says how many CPUs there can be takes behind the image.
+pub const CPU_TABLES: u64 = size_of::<CpuTables>() as u64;
+const CPU_PRIVATE: u64 = PRIVATE_PAGES as u64 * PAGE;
 
-// SAFETY: each CPU uses its own part, through the mapping in `build`.
-unsafe impl Sync for Private {}
+/// How many CPUs there can be; where their tables are, one after the other, and behind those their private memory; where that ends.
+/// Written once, before there are caches.
+pub static CPUS: AtomicU64 = AtomicU64::new(0);
+pub static CPUS_START: AtomicU64 = AtomicU64::new(0);
+pub static CPUS_END: AtomicU64 = AtomicU64::new(0);
 
-#[unsafe(link_section = ".private")]
-static PRIVATE: Private = Private([const { UnsafeCell::new([0; _]) }; MAX_CPUS]);
+fn all_cpu_tables() -> impl Iterator<Item = &'static CpuTables> {
+    let (count, start) = (CPUS.load(Ordering::Relaxed), CPUS_START.load(Ordering::Relaxed));
+    (0..count).map(move |cpu| {
+        // SAFETY: `prepare` has found room for so many, which nothing else uses; they are mapped where they are.
+        unsafe { &*((start + cpu * CPU_TABLES) as *const CpuTables) }
+    })
+}
 
 unsafe extern "C" {
     safe static __image_start: u8;
     safe static __text_end: u8;
     safe static __rodata_end: u8;
-    safe static __private_start: u8;
     safe static __free_start: u8;
 }
 
-/// Where `size` bytes fit behind the image, around the page shared with EL3.
-pub fn room_behind_image(size: u64, shared_buffer: u64) -> Option<u64> {
-    let free = &raw const __free_start as u64;
-    let shared = free <= shared_buffer && shared_buffer < free + size;
+/// Where `size` bytes fit from `free` on, around the page shared with EL3.
+fn room(free: u64, size: u64, shared_buffer: u64) -> Option<u64> {
+    let end = free.checked_add(size)?;
+    let shared = free <= shared_buffer && shared_buffer < end;
     let start = if shared { shared_buffer + PAGE } else { free };
-    (start + size <= CARVE_OUT_END).then_some(start)
+    (start.checked_add(size)? <= CARVE_OUT_END).then_some(start)
 }
 
-/// Builds all tables, with the MMU off, on the first CPU.
+/// Where `size` bytes fit behind the image and the memory of the CPUs, around the page shared with EL3.
+pub fn room_behind_image(size: u64, shared_buffer: u64) -> Option<u64> {
+    room(CPUS_END.load(Ordering::Relaxed), size, shared_buffer)
+}
+
+/// Finds room for all CPUs and builds all tables, with the MMU off, on the first CPU. Returns a [`BootCode`].
 #[unsafe(no_mangle)]
-extern "C" fn rmm_build_tables(shared_buffer: u64) {
+extern "C" fn rmm_prepare(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> i64 {
+    let boot = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
+    match boot.check(u64::MAX).and_then(|()| prepare(&boot)) {
+        Ok(()) => BootCode::SUCCESS.0,
+        Err(code) => code.0,
+    }
+}
+
+fn prepare(boot: &ColdBoot) -> Result<(), BootCode> {
+    let start = max_room(boot).ok_or(BootCode::CPUS_OUT_OF_RANGE)?;
+    let private = start + boot.max_cpus * CPU_TABLES;
+    CPUS.store(boot.max_cpus, Ordering::Relaxed);
+    CPUS_START.store(start, Ordering::Relaxed);
+    CPUS_END.store(private + boot.max_cpus * CPU_PRIVATE, Ordering::Relaxed);
     map_image();
-    for (tables, memory) in TABLES.cpus.iter().zip(&PRIVATE.0) {
-        tables.root.set(1, TABLES.image_middle.descriptor());
-        tables.root.set((PRIVATE_VA >> 30) as usize, tables.middle.descriptor());
-        tables.root.set((TABLE_VA >> 30) as usize, TABLES.granule_table.descriptor());
-        tables.middle.set(0, tables.pages.descriptor());
-        let stack = STACK_PAGE..STACK_PAGE + STACK_PAGES;
-        let pages = stack.chain([EMERGENCY_PAGE]).chain(AREA_PAGE..AREA_PAGE + AREA_PAGES);
-        let mut pa = memory.get() as u64;
-        for page in pages {
-            tables.pages.set(page, pa | DATA);
-            pa += PAGE;
+    map_pages(start, private, DATA);
+    for (tables, memory) in all_cpu_tables().zip((private..).step_by(CPU_PRIVATE as usize)) {
+        build(tables, memory, boot.shared_buffer);
+    }
+    Ok(())
+}
+
+fn max_room(boot: &ColdBoot) -> Option<u64> {
+    let size = boot.max_cpus.checked_mul(CPU_TABLES + CPU_PRIVATE)?;
+    room(&raw const __free_start as u64, size, boot.shared_buffer)
+}
+
+/// Builds the tables of a CPU whose private memory is at `memory`.
+fn build(tables: &CpuTables, memory: u64, shared_buffer: u64) {
+    // What is there was never written.
+    for table in [&tables.root, &tables.middle, &tables.pages] {
+        (0..ENTRIES).for_each(|index| table.set(index, 0));
+    }
+    tables.root.set(1, TABLES.image_middle.descriptor());
+    tables.root.set((PRIVATE_VA >> 30) as usize, tables.middle.descriptor());
+    for (region, table) in TABLES.granule_table.iter().enumerate() {
+        tables.root.set((TABLE_VA >> 30) as usize + region, table.descriptor());
+    }
+    tables.middle.set(0, tables.pages.descriptor());
+    let stack = STACK_PAGE..STACK_PAGE + STACK_PAGES;
+    let area = AREA_PAGE..AREA_PAGE + AREA_PAGES;
+    let mut pa = memory;
+    for page in stack.chain([EMERGENCY_PAGE]).chain(area.clone()) {
+        tables.pages.set(page, pa | DATA);
+        if area.contains(&page) {
+            zero_page(pa);
         }
-        tables.pages.set(SLOT_TABLE_PAGE, tables.pages.0.get() as u64 | DATA);
-        tables.pages.set(SHARED_PAGE, shared_buffer & !(PAGE - 1) & 0xffff_ffff_f000 | DATA);
+        pa += PAGE;
+    }
+    tables.pages.set(SLOT_TABLE_PAGE, tables.pages.0.get() as u64 | DATA);
+    tables.pages.set(SHARED_PAGE, shared_buffer & !(PAGE - 1) & 0xffff_ffff_f000 | DATA);
+}
+
+/// Zeros a page of memory of a CPU that has not started.
+fn zero_page(pa: u64) {
+    for word in 0..ENTRIES {
+        // SAFETY: `prepare` has found that nothing else is there, and the MMU is off.
+        unsafe { ptr::write_volatile((pa as *mut u64).wrapping_add(word), 0) };
     }
 }
 
@@ -188,8 +239,8 @@ fn map_image() {
     }
     let text = &raw const __image_start as u64..&raw const __text_end as u64;
     let rodata = text.end..&raw const __rodata_end as u64;
-    // Private memory is only mapped where it is private.
-    let data = rodata.end..&raw const __private_start as u64;
+    // Private memory of CPUs is only mapped where it is private.
+    let data = rodata.end..&raw const __free_start as u64;
     for (range, entry) in [(text, TEXT), (rodata, RODATA), (data, DATA)] {
         map_pages(range.start, range.end, entry);
     }
@@ -216,14 +267,17 @@ pub fn map_behind_image(start: u64, size: u64) {
 pub fn map_granule_table(pa: u64, size: u64) {
     let block = VALID | MEMORY | NO_EXECUTE;
     for index in 0..size.div_ceil(BLOCK) {
-        TABLES.granule_table.set(index as usize, (pa + index * BLOCK) | block);
+        let index = index as usize;
+        if let Some(table) = TABLES.granule_table.get(index / ENTRIES) {
+            table.set(index % ENTRIES, (pa + index as u64 * BLOCK) | block);
+        }
     }
     publish();
 }
 
 /// Maps the console for all CPUs.
 pub fn map_console(pa: u64) {
-    for cpu in &TABLES.cpus {
+    for cpu in all_cpu_tables() {
         // Every world may use it; EL3 leaves it in the Non-secure physical address space.
         cpu.pages.set(CONSOLE_PAGE, pa & !(PAGE - 1) | DATA & !MEMORY | ACCESSED | DEVICE | NON_SECURE);
     }

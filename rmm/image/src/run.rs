@@ -6,44 +6,18 @@ mod gic;
 mod pmu;
 mod simd;
 
+use simd::find_streaming_ffr;
 pub use simd::{SimdArea, area_size, with_simd, with_vectors};
 
-use crate::boot::HCR_RMM;
+use crate::control::{
+    CNTHCTL_CNTPMASK, CNTHCTL_CNTVMASK, CNTHCTL_REALM, HCR_REALM, HCR_RMM, HCR_TWE, HCR_TWI, HCR_VSE,
+    HCRX_REALM, mdcr,
+};
 use crate::features::Optional;
 use crate::slots;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
 use realm_rmm::cpu::{CpuContext, El1Registers, Gic, Pmu, RealmExit, RunControls, Timers};
-
-/// HCR_EL2 while a realm runs: VM, SWIO, PTW, FMO, IMO, AMO, BSU inner shareable, TID3, TSC, RW, E2H, TEA, APK, API, FWB.
-/// And what no REC keeps traps: TIDCP (implementation defined registers), TLOR (LORegions), TERR (error records).
-const HCR_REALM: u64 = 0x3f
-    | 1 << 10
-    | 1 << 18
-    | 1 << 19
-    | 1 << 20
-    | 1 << 31
-    | 1 << 34
-    | 1 << 35
-    | 1 << 36
-    | 1 << 37
-    | 1 << 40
-    | 1 << 41
-    | 1 << 46;
-const HCR_VSE: u64 = 1 << 8;
-const HCR_TWI: u64 = 1 << 13;
-const HCR_TWE: u64 = 1 << 14;
-
-/// MDCR_EL2: MTPME, HCCD, HPMD, TDA; and what else of debug and trace is the Host's and not switched: TTRF, TPMS, TDRA,
-/// TDOSA.
-const MDCR: u64 = 1 << 28 | 1 << 23 | 1 << 17 | 1 << 9 | 1 << 19 | 1 << 14 | 1 << 11 | 1 << 10;
-/// MDCR_EL2: TPM, TPMCR.
-const MDCR_PMU_TRAPS: u64 = 1 << 6 | 1 << 5;
-
-/// CNTHCTL_EL2: no traps for EL1, nor for EL0 but by CNTKCTL_EL1.
-const CNTHCTL: u64 = 1 << 10 | 1 << 11;
-const CNTHCTL_CNTVMASK: u64 = 1 << 18;
-const CNTHCTL_CNTPMASK: u64 = 1 << 19;
 
 /// VTCR_EL2 as long as there is no realm.
 const VTCR_RES1: u64 = 1 << 31;
@@ -51,8 +25,9 @@ const VTCR_RES1: u64 = 1 << 31;
 /// EL2 registers that are the same for all realms, set when a CPU starts.
 pub fn init() {
     let optional = crate::features::optional();
+    find_streaming_ffr(&optional);
     simd::trap_all();
-    msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+    msr!("mdcr_el2", mdcr(None, optional.event_counters));
     msr!("hstr_el2", 0);
     msr!("cntvoff_el2", 0);
     if optional.counter_offset {
@@ -65,15 +40,25 @@ pub fn init() {
         msr!("S3_4_C10_C5_0", 1 << 49 | 1 << 48);
     }
     if optional.hcrx {
-        msr!("S3_4_C1_C2_2", 0);
+        msr!("S3_4_C1_C2_2", HCRX_REALM);
     }
     if optional.fine_grained_traps {
-        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR: nothing is trapped by them but what later features need.
+        // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR: what is there since before them is not trapped, and what came with them
+        // or later is, as its bits are enables (PIR_EL1, POR_EL1, GCS, RCWMASK_EL1, TPIDR2_EL0, MAIR2_EL1, BRBE, ...).
         msr!("S3_4_C1_C1_4", 0);
         msr!("S3_4_C1_C1_5", 0);
         msr!("S3_4_C1_C1_6", 0);
         msr!("S3_4_C3_C1_4", 0);
         msr!("S3_4_C3_C1_5", 0);
+    }
+    if optional.fine_grained_traps_2 {
+        // HFGRTR2, HFGWTR2, HFGITR2, HDFGRTR2, HDFGWTR2: enables of registers that are newer still (PMUACR_EL1, PMICNTR_EL0,
+        // SPMU, MDSTEPOP_EL1, ERXGSR_EL1, RCWSMASK_EL1, ...).
+        msr!("S3_4_C3_C1_2", 0);
+        msr!("S3_4_C3_C1_3", 0);
+        msr!("S3_4_C3_C1_7", 0);
+        msr!("S3_4_C3_C1_0", 0);
+        msr!("S3_4_C3_C1_1", 0);
     }
     // VS: how much of a VMID is looked at, by invalidations too, which may come before the first realm runs here.
     msr!("vtcr_el2", VTCR_RES1 | u64::from(optional.vmid16) << 19);
@@ -88,7 +73,9 @@ pub fn init() {
 /// See [`realm_rmm::Platform::run_realm`].
 pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {
     let host = el1::El1::save(optional);
+    // The Host's counters would tell it what the realm does, be it that all they are to count is EL1.
     let host_pmu = controls.pmu_counters.map(|_| pmu::save(optional));
+    let host_counting = (optional.pmu && host_pmu.is_none()).then(pmu::stop);
     slots::area().realm_loaded.set(1);
     load(optional, context, controls);
     instruction!("isb");
@@ -96,6 +83,9 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     let mut simd = simd::Lazy::new(optional, controls, simd);
     let exit = loop {
         slots::release();
+        if crate::boot::is_stopped() {
+            crate::boot::refuse()
+        }
         // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
         // its stage 2, which the RMM's core has made.
         let vector = unsafe { rmm_enter(context.gprs.as_mut_ptr()) };
@@ -118,6 +108,9 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     if let Some(host) = &host_pmu {
         pmu::load(optional, host);
     }
+    if let Some(enabled) = host_counting {
+        pmu::go_on(enabled);
+    }
     host.restore(optional);
     instruction!("isb");
     slots::area().realm_loaded.set(0);
@@ -133,13 +126,30 @@ pub fn forget() {
     let optional = crate::features::optional();
     msr!("hcr_el2", HCR_RMM);
     instruction!("isb");
+    // EL1 and EL0: what [`load`] gives a realm.
     el1::load(&optional, &El1Registers::default());
     el1::load_timers(&Timers::default());
+    if optional.pauth {
+        el1::load_keys(&[0; 10]);
+    }
     gic::load(&optional, &Gic::default());
-    if optional.event_counters != 0 {
+    if optional.pmu {
         pmu::load(&optional, &Pmu::default());
     }
     simd::forget(&optional);
+    // EL2: where the realm was and what it did, and what it was to be. EL3 does not switch CNTHCTL_EL2: without traps, by either of its
+    // formats, and without masks.
+    msr!("cnthctl_el2", CNTHCTL_REALM | 0b11);
+    msr!("elr_el2", 0);
+    msr!("spsr_el2", 0);
+    msr!("esr_el2", 0);
+    msr!("far_el2", 0);
+    msr!("hpfar_el2", 0);
+    msr!("vttbr_el2", 0);
+    msr!("vmpidr_el2", 0);
+    if optional.ras {
+        msr!("S3_4_C5_C2_3", 0);
+    }
     instruction!("isb");
 }
 
@@ -162,7 +172,7 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
             msr!("S3_4_C5_C2_3", context.vsesr);
         }
     }
-    let mut cnthctl = CNTHCTL;
+    let mut cnthctl = CNTHCTL_REALM;
     for (wanted, bit) in [(controls.mask_vtimer, CNTHCTL_CNTVMASK), (controls.mask_ptimer, CNTHCTL_CNTPMASK)]
     {
         cnthctl |= if wanted { bit } else { 0 };
@@ -177,9 +187,9 @@ fn load(optional: &Optional, context: &CpuContext, controls: &RunControls) {
         el1::load_keys(&context.pauth_keys);
     }
     gic::load(optional, &context.gic);
-    if let Some(counters) = controls.pmu_counters {
+    if controls.pmu_counters.is_some() {
         pmu::load(optional, &context.pmu);
-        msr!("mdcr_el2", MDCR | u64::from(counters));
+        msr!("mdcr_el2", mdcr(controls.pmu_counters, optional.event_counters));
     }
     msr!("elr_el2", context.pc);
     msr!("spsr_el2", context.pstate);
@@ -201,6 +211,6 @@ fn store(optional: &Optional, context: &mut CpuContext, controls: &RunControls) 
     gic::store(optional, &mut context.gic);
     if controls.pmu_counters.is_some() {
         context.pmu = pmu::save(optional);
-        msr!("mdcr_el2", MDCR | MDCR_PMU_TRAPS | optional.event_counters);
+        msr!("mdcr_el2", mdcr(None, optional.event_counters));
     }
 }

@@ -13,6 +13,7 @@ use core::cell::Cell;
 use core::{arch::asm, ptr};
 use realm_abi::rmi::MAX_REC_AUX;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
+use realm_rmm::platform::Broken;
 
 /// Memory of one CPU, at the same address on all.
 #[repr(C)]
@@ -25,7 +26,13 @@ pub struct CpuArea {
     pub realm_loaded: Cell<u64>,
     /// Its index.
     pub cpu: Cell<u64>,
-    pad: [u64; 5],
+    /// X0 of the command that runs, with or without the hint that its caller has no SVE state to keep (SMCCC 1.3).
+    pub function: Cell<u64>,
+    /// Not zero if streaming mode has all of SVE here (SMCR_EL3.FA64 and SMCR_EL2.FA64): then it has an FFR.
+    pub streaming_ffr: Cell<u64>,
+    /// Not zero once the RMM has failed on this CPU, also after it was off.
+    pub failed: Cell<u64>,
+    pad: [u64; 2],
     /// SIMD registers of the Non-secure world, while something else is in them.
     pub simd: crate::run::SimdArea,
 }
@@ -49,6 +56,7 @@ pub fn area() -> &'static CpuArea {
 pub fn init() {
     abandon();
     area().realm_loaded.set(0);
+    area().function.set(0);
 }
 
 /// One granule. It can be used until this is dropped, and stays mapped until [`release`].
@@ -73,7 +81,7 @@ impl Mapping {
                 _ => slot = (slot + 1) % SINGLE,
             }
         }
-        area().alive.set(area().alive.get().wrapping_add(1));
+        count(1);
         Self { slot }
     }
 
@@ -87,7 +95,16 @@ impl Mapping {
 impl Drop for Mapping {
     #[inline]
     fn drop(&mut self) {
-        area().alive.set(area().alive.get().wrapping_sub(1));
+        count(-1);
+    }
+}
+
+/// Counts mappings that exist. What cannot be counted cannot be unmapped safely.
+#[inline]
+fn count(change: i32) {
+    match area().alive.get().checked_add_signed(change) {
+        Some(alive) => area().alive.set(alive),
+        None => crate::boot::stop(Broken::Count),
     }
 }
 

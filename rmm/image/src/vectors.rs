@@ -1,5 +1,5 @@
-//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults of a copy, aborts of the
-//! translation of a realm's address, or fatal.
+//! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults and external aborts of a copy, aborts of
+//! the translation of a realm's address, an FFR that is not there, or fatal.
 
 use crate::{console, mmu};
 use core::arch::global_asm;
@@ -31,11 +31,15 @@ global_asm!(
     "fatal",
     // From EL2.
     "    .balign 128",
-    "    mrs x16, esr_el2",
-    "    ubfx x17, x16, #26, #6",
-    "    cmp x17, #0x25", // data abort, same level
-    "    b.ne rmm_fatal_entry",
     "    mrs x17, elr_el2",
+    "    adr x16, rmm_try_ffr",
+    "    cmp x16, x17",
+    "    adr x16, rmm_try_ffr_fault",
+    "    b.eq 1f",
+    "    mrs x16, esr_el2",
+    "    ubfx x16, x16, #26, #6",
+    "    cmp x16, #0x25", // data abort, same level
+    "    b.ne rmm_fatal_entry",
     "    adr x16, rmm_translate",
     "    cmp x16, x17",
     "    adr x16, rmm_translate_fault",
@@ -49,10 +53,17 @@ global_asm!(
     "    mrs x16, esr_el2",
     "    and x16, x16, #0x3f",
     "    cmp x16, #0x28", // granule protection fault, not of a table walk
+    "    mov x17, #0x18", // parity or ECC error of the access, not of a walk
+    "    ccmp x16, x17, #4, ne",
+    "    mov x17, #0x10", // external abort of the access, not of a walk
+    "    ccmp x16, x17, #4, ne",
     "    b.ne rmm_fatal_entry",
     "    adr x16, rmm_copy_fault",
     "1:  msr elr_el2, x16",
     "    eret",
+    // Nothing is executed ahead of an exception return.
+    "    dsb nsh",
+    "    isb",
     "fatal",
     "fatal",
     "fatal",

@@ -25,7 +25,7 @@ impl Budget {
 const CALLS: &[(&str, u64)] = &[
     ("RMI_VERSION", 600),
     ("RMI_FEATURES", 600),
-    ("RMI_GRANULE_DELEGATE", 1_200),
+    ("RMI_GRANULE_DELEGATE", 1_250),
     ("RMI_GRANULE_UNDELEGATE", 1_200),
     ("RMI_DATA_CREATE", 12_000),
     ("RMI_DATA_CREATE/unmeasured", 4_000),

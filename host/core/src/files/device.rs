@@ -145,6 +145,10 @@ impl<H: Host> Device<H> {
             self.host().explain(format_args!("a VM could not be destroyed yet: {error}"));
             return false;
         }
+        let more = self.rmm.ledger().unreported();
+        if more > 0 {
+            self.host().warn(format_args!("{more} more granules were lost by the time a realm ended"));
+        }
         let exits = vm.exits();
         let gone = {
             let mut vms = self.vms.lock();

@@ -9,6 +9,7 @@
 //! it needs of memory is in a [`Spare`]; if that does not suffice it changes nothing, lets go of the lock and says so by
 //! [`Stop::Short`], and [`Stage2::with_spare`] allocates and calls it again.
 
+mod pages;
 mod private;
 #[cfg(test)]
 mod random;

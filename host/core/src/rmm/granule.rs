@@ -102,10 +102,12 @@ impl DelegatedGranule {
         }
     }
 
-    /// Gives the granule up for lost because of `error`.
+    /// Gives the granule up for lost because of `error`. The administrator is told of the first, and with the end of a VM how
+    /// many others there were ([`Ledger::unreported`](crate::rmm::ledger::Ledger::unreported)).
     pub fn lose<H: Host>(self, rmi: &Rmi<H>, error: RmiError) {
-        rmi.ledger().count_lost(Loss { pa: self.pa, error });
-        rmi.host().warn(format_args!("granule {:#x} is lost: {error}", self.pa));
+        if rmi.ledger().count_lost(Loss { pa: self.pa, error }) {
+            rmi.host().warn(format_args!("granule {:#x} is lost: {error}", self.pa));
+        }
     }
 }
 
@@ -157,6 +159,20 @@ mod tests {
             );
             assert_eq!(losses.iter().map(ToString::to_string).collect::<std::vec::Vec<_>>(), [text]);
         }
+    }
+
+    #[test]
+    fn one_loss_is_told_and_the_others_are_counted_until_they_are() {
+        let rmm = FakeHost::started(12);
+        rmm.host().inject(is_undelegate, 0, 5);
+        for (round, lost) in [(1, 3), (2, 2)] {
+            for _ in 0..lost {
+                let granule = rmm.take_delegated().unwrap();
+                assert!(!rmm.give_back(granule));
+            }
+            assert_eq!((rmm.host().warnings(), rmm.ledger().unreported()), (round, lost - 1));
+        }
+        assert_eq!((rmm.ledger().unreported(), rmm.ledger().snapshot().leaked), (0, 5));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Ledger<H: Host> {
     /// Summed when they are read.
     cpus: Vec<CpuCounters>,
     leaked: AtomicU64,
+    /// Losses the administrator was not told of yet, and the one that was told last.
+    unreported: AtomicU64,
     /// The first ones, with their details.
     losses: H::Lock<Vec<Loss>>,
 }
@@ -115,6 +117,7 @@ impl<H: Host> Ledger<H> {
         Ok(Self {
             cpus: Vec::try_from_iter(core::iter::repeat_with(CpuCounters::default).take(cpus.max(1)))?,
             leaked: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
             losses: H::Lock::new(LockClass::Losses, kept)?,
         })
     }
@@ -131,6 +134,11 @@ impl<H: Host> Ledger<H> {
             }
         }
         sum
+    }
+
+    /// How many losses were only counted since this was asked last; the next one is told again.
+    pub fn unreported(&self) -> u64 {
+        self.unreported.swap(0, Ordering::Relaxed).saturating_sub(1)
     }
 
     /// The first [`MAX_LOSSES`] lost granules.
@@ -160,9 +168,11 @@ impl<H: Host> Ledger<H> {
         }
     }
 
-    pub(super) fn count_lost(&self, loss: Loss) {
+    /// Counts a loss; whether it is to be told.
+    pub(super) fn count_lost(&self, loss: Loss) -> bool {
         self.leaked.fetch_add(1, Ordering::Relaxed);
         // Once the list is full a loss is only counted.
         let _full = self.losses.lock().push_within(loss);
+        self.unreported.fetch_add(1, Ordering::Relaxed) == 0
     }
 }

@@ -177,3 +177,16 @@ fn a_broken_tree_is_refused_wherever_it_ends() {
         let _ = Tree::new(&bytes).map(|tree| edit(&tree, &[], &mut vec![0; 8192]));
     }
 }
+
+#[test]
+fn nodes_of_memory_next_to_each_other_are_one_bank() {
+    const GIB: u64 = 1 << 30;
+    let mut board = Board::new(&[], 1).expect("no banks");
+    // More than there is room for, in no order; the last fills the gap between two.
+    let nodes: Vec<u8> =
+        [3, 0, 9, 1, 4, 5, 6, 7, 10, 8, 20, 2].iter().flat_map(|n| reg(n * GIB, GIB)).collect();
+    board.add_banks(&nodes, (2, 2)).expect("three banks at most");
+    assert_eq!(board.banks(), [Range::new(0, 11 * GIB), Range::new(20 * GIB, GIB)]);
+    let apart: Vec<u8> = (0..=MAX_BANKS as u64).flat_map(|n| reg(2 * n * GIB, GIB)).collect();
+    assert_eq!(Board::new(&[], 1).expect("no banks").add_banks(&apart, (2, 2)), Err(TreeError::Banks));
+}

@@ -30,7 +30,7 @@ fn all_memory_is_the_non_secure_worlds_but_what_the_firmware_keeps() {
 
 #[test]
 fn tables_of_a_large_machine_are_in_memory_that_only_the_monitor_reaches() {
-    let small = board(&[(0x4000_0000, 119)]);
+    let small = board(&[(0x4000_0000, 87)]);
     assert_eq!(l1_tables(&small).base, GPT_L1.base);
     assert_eq!(l1_tables(&small).size, GPT_L1.size);
     assert!(kept(&small).all(|(name, _)| name != "gpt"));
@@ -66,6 +66,16 @@ fn two_banks_have_tables_for_their_own_regions() {
     let board = board(&[(0x4000_0000, 2), (0x80_0000_0000, 3)]);
     assert_eq!(l1_tables(&board).size, 6 * L1_ENTRIES as u64 * 8);
     assert_eq!(owners(&board, &[0x80_bfff_f000, 0x80_c000_0000]), [Some(Gpi::NS), Some(Gpi::ANY)]);
+}
+
+#[test]
+fn cpus_are_counted_in_clusters() {
+    for (affinity, cpu) in [(0, 0), (15, 15), (0x100, 16), (0x30f, 63), (0x70a, 122)] {
+        assert_eq!(cpu_of(affinity), Some(cpu));
+    }
+    for affinity in [16, 0x110, 0x70b, 0x1_0000, 1 << 32, u64::MAX] {
+        assert_eq!(cpu_of(affinity), None, "{affinity:#x}");
+    }
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! From reset to the worlds: the first CPU prepares the machine, the others join it.
 
-use super::{console, context, gic, gpt, memory, power, run, stage1, sysreg};
+use super::{console, context, cpu, gic, gpt, memory, power, run, stage1};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{ConsoleInfo, ManifestBuilder, MemoryBank};
 use realm_monitor::device_tree::{self, Board, MAX_BANKS, Tree};
 use realm_monitor::layout::{self, MAX_CPUS, Range};
@@ -10,10 +9,6 @@ use realm_monitor::package::Package;
 use realm_monitor::psci::{Entry, Psci};
 use realm_monitor::services::Services;
 use spin::Once;
-
-/// Not zero once the tables are there: start.s holds the other CPUs back until then.
-#[unsafe(no_mangle)]
-static RELEASE: AtomicU64 = AtomicU64::new(0);
 
 static PSCI: Once<Psci> = Once::new();
 static SERVICES: Once<Services> = Once::new();
@@ -42,12 +37,19 @@ fn stop(why: fmt::Arguments<'_>) -> ! {
 
 /// The first CPU.
 pub extern "C" fn primary() -> ! {
+    if let Some(feature) = cpu::lacks() {
+        // Neither translation nor locks are of use yet.
+        console::init();
+        console::print_raw(format_args!("monitor: cannot boot: the CPU lacks {feature}\n"));
+        power::off();
+    }
     gpt::wipe_what_was_left();
     if stage1::build().is_err() {
         // There is no console without tables.
         power::halt();
     }
     stage1::enable_for_boot();
+    cpu::begin();
     console::init();
     console::print(format_args!("monitor: realmkit {}\n", env!("CARGO_PKG_VERSION")));
     let board = board();
@@ -62,36 +64,35 @@ pub extern "C" fn primary() -> ! {
     edit_device_tree(&board);
     write_manifest(&board, &package);
     let cpus = board.cpus.min(MAX_CPUS);
+    if cpus < board.cpus {
+        console::print(format_args!("monitor: of {} CPUs {cpus} can be turned on\n", board.cpus));
+    }
     SERVICES.call_once(|| Services::new(package.interface, layout::rmm_pool(&board)));
     PSCI.call_once(|| Psci::new(cpus));
     stage1::enable();
     console::print(format_args!("monitor: {cpus} CPUs, {} MiB of memory, checks on\n", mebibytes(&board)));
-    release(1);
-    sysreg::sev();
+    gic::release_others();
     run::first(
         package.interface,
         Entry { address: layout::PAYLOAD_BASE, context_id: layout::DEVICE_TREE.base },
     )
 }
 
-/// Any other CPU, after [`RELEASE`].
+/// Any other CPU, once the first has let it go.
 pub extern "C" fn secondary(cpu: usize) -> ! {
     stage1::enable();
     gpt::enable();
     gic::init_cpu(cpu);
+    if let Some(feature) = cpu::join() {
+        console::print(format_args!(
+            "monitor: CPU {cpu} differs from CPU 0 in {feature}: it stays off
+"
+        ));
+        psci().give_up(cpu);
+        power::halt();
+    }
     context::init_el3();
     run::parked(cpu)
-}
-
-/// Forgets that the other CPUs were released: memory survives a reset.
-pub fn hold_others_back() {
-    release(0);
-}
-
-/// Sets [`RELEASE`] where CPUs see it whose caches are off.
-fn release(value: u64) {
-    RELEASE.store(value, Ordering::Release);
-    memory::clean(Range::new((&raw const RELEASE) as u64, size_of::<u64>() as u64));
 }
 
 fn mebibytes(board: &Board) -> u64 {

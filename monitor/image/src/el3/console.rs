@@ -48,8 +48,9 @@ pub fn print(text: fmt::Arguments<'_>) {
     let _ = CONSOLE.lock().write_fmt(text);
 }
 
-/// Prints text after a fault of the monitor, which may have happened while it was printing.
-pub fn print_after_fault(text: fmt::Arguments<'_>) {
+/// Prints text without the lock: after a fault of the monitor, which may have happened while it was printing, and before there are
+/// caches, without which an exclusive access need not work.
+pub fn print_raw(text: fmt::Arguments<'_>) {
     // The UART never fails.
     let _ = Uart.write_fmt(text);
 }

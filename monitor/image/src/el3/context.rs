@@ -1,24 +1,20 @@
 //! Contexts of the two worlds on each CPU, and the assembly that switches between them.
 
-use super::sysreg::{self, field, read, write};
+use super::sysreg::{self, read, write};
+use super::{cpu, registers};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
-use realm_monitor::layout::MAX_CPUS;
+pub use realm_monitor::control::World;
+use realm_monitor::control::{Cptr, Mdcr, Scr, SctlrEl3, el2};
+use realm_monitor::features::Features;
+use realm_monitor::layout::{CLUSTER_SHIFT, MAX_CPUS};
 use realm_monitor::services::GTSI_DELEGATE;
+use realm_monitor::stage1::PAGE_SIZE;
 
 /// Bytes of a CPU's stack with the page below it that is not mapped.
-pub const STACK_SIZE: usize = 64 << 10;
-
-/// The two worlds below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum World {
-    /// Non-secure.
-    NonSecure,
-    /// Realm.
-    Realm,
-}
+pub const STACK_SIZE: usize = 32 << 10;
 
 /// Why a world came back to EL3; the vector it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,35 +25,27 @@ pub enum Exit {
     Interrupt,
     /// A system error.
     SError,
-    /// From AArch32, which no world may use.
-    Aarch32,
 }
 
 const KIND_SYNC: u64 = 0;
 const KIND_IRQ: u64 = 1;
 const KIND_FIQ: u64 = 2;
 const KIND_SERROR: u64 = 3;
-const KIND_AARCH32: u64 = 4;
-
-/// Bits of [`Context::features`]: what the switch saves beside what every CPU with RME has.
-mod feature {
-    pub const IMPDEF: u32 = 0;
-    pub const AMU: u32 = 1;
-    pub const CSV2: u32 = 2;
-    pub const NV2: u32 = 3;
-    pub const MTE2: u32 = 4;
-    pub const MPAM: u32 = 5;
-}
 
 /// EL2h with everything masked.
 const SPSR_EL2H: u64 = 0x3c9;
-/// SCTLR_EL2 with only its RES1 bits.
-const SCTLR_EL2_RES1: u64 = 0x30c5_0830;
-/// Index of SCTLR_EL2 and HCR_EL2 in [`Context::sysregs`].
-const SCTLR_HCR: usize = 0;
-
-/// SCR_EL3 with which the registers of EL2 can be reached at boot: NS and RW.
-const SCR_BOOT: u64 = 1 << 0 | 1 << 10;
+/// Where some registers of the list in world.s are in [`Context::sysregs`], in bytes.
+mod at {
+    pub const SCTLR: usize = 0x00;
+    pub const MPIDR: usize = 0x90;
+    pub const CPTR: usize = 0xa0;
+    pub const CNTHCTL: usize = 0xb0;
+    pub const HSTR: usize = 0xc0;
+    pub const ACTLR: usize = 0xe0;
+    pub const HFGRTR: usize = 0x110;
+    pub const HFGITR: usize = 0x120;
+    pub const HDFGWTR: usize = 0x130;
+}
 
 /// No call switches to the other world.
 static CLOSED: AtomicU32 = AtomicU32::new(0);
@@ -92,8 +80,8 @@ pub struct Context {
     pub spsr: u64,
     other: *mut Context,
     features: u64,
-    scr: u64,
-    is_realm: u64,
+    scr: Scr,
+    mdcr: u64,
     /// Set from [`Worlds::reset`] on; the assembly reads it.
     fast_count: Option<&'static AtomicU32>,
     sysregs: [u64; 64],
@@ -108,15 +96,15 @@ impl Context {
         spsr: 0,
         other: core::ptr::null_mut(),
         features: 0,
-        scr: 0,
-        is_realm: 0,
+        scr: Scr::empty(),
+        mdcr: 0,
         fast_count: None,
         sysregs: [0; 64],
     };
 
     /// Which world's it is.
     pub const fn world(&self) -> World {
-        if self.is_realm == 0 { World::NonSecure } else { World::Realm }
+        if self.scr.contains(Scr::NSE) { World::Realm } else { World::NonSecure }
     }
 
     /// Sets where and with what in its first registers the world starts, at EL2 with the MMU off.
@@ -144,6 +132,10 @@ impl Context {
 pub struct Worlds {
     pub non_secure: Context,
     pub realm: Context,
+    /// ACTLR_EL2 and HACR_EL2 as reset left them, which only their implementation knows.
+    implementation: [u64; 2],
+    /// The same of ACTLR_EL1.
+    pub actlr_el1: u64,
 }
 
 #[repr(transparent)]
@@ -152,8 +144,14 @@ struct Slot(UnsafeCell<Worlds>);
 // SAFETY: each CPU uses only its own slot (`worlds`).
 unsafe impl Sync for Slot {}
 
-static WORLDS: [Slot; MAX_CPUS] =
-    [const { Slot(UnsafeCell::new(Worlds { non_secure: Context::EMPTY, realm: Context::EMPTY })) }; MAX_CPUS];
+static WORLDS: [Slot; MAX_CPUS] = [const {
+    Slot(UnsafeCell::new(Worlds {
+        non_secure: Context::EMPTY,
+        realm: Context::EMPTY,
+        implementation: [0; 2],
+        actlr_el1: 0,
+    }))
+}; MAX_CPUS];
 
 /// Memory for the stacks; start.s and the tables know its shape.
 #[repr(C, align(4096))]
@@ -175,7 +173,18 @@ pub unsafe fn worlds(cpu: usize) -> &'static mut Worlds {
     unsafe { &mut *WORLDS[cpu].0.get() }
 }
 
+/// Wipes what earlier calls left on the stack of CPU `cpu`, which this is: keys and nonces of signatures among it, of which
+/// the crates that make them wipe only what they own.
+pub fn wipe_stack(cpu: usize) {
+    // The lowest page of a stack is not mapped.
+    let end = STACKS.0.get() as u64 + (cpu * STACK_SIZE) as u64 + PAGE_SIZE;
+    // SAFETY: below the stack pointer nothing is alive, and interrupts are masked.
+    unsafe { wipe_below_stack_pointer(end) };
+}
+
 unsafe extern "C" {
+    #[link_name = "wipe_stack"]
+    fn wipe_below_stack_pointer(end: u64);
     fn enter_world(context: *mut Context) -> Left;
     fn save_world(context: *mut Context);
     fn load_world(context: *const Context);
@@ -200,8 +209,7 @@ impl Worlds {
         let exit = match left.kind {
             KIND_SYNC => Exit::Sync,
             KIND_IRQ | KIND_FIQ => Exit::Interrupt,
-            KIND_SERROR => Exit::SError,
-            _ => Exit::Aarch32,
+            _ => Exit::SError,
         };
         (world, exit)
     }
@@ -226,168 +234,97 @@ impl Worlds {
         unsafe { load_world(self.context(world)) };
     }
 
-    /// Gives the Non-secure world, whose registers are loaded, EL2 as it is out of reset.
-    pub fn start_non_secure_anew(&mut self) {
-        reset_el2();
-        self.save(World::NonSecure);
-        self.non_secure.sysregs[SCTLR_HCR] = SCTLR_EL2_RES1;
-        self.non_secure.sysregs[SCTLR_HCR + 1] = 0;
-        self.load(World::NonSecure);
+    /// Notes what reset left in registers whose values have a meaning only here. Once, before anything else.
+    pub fn note_reset(&mut self) {
+        self.implementation = [read!("actlr_el2"), read!("hacr_el2")];
+        self.actlr_el1 = read!("actlr_el1");
     }
 
-    /// Brings both contexts to the state of a CPU out of reset.
+    /// Gives the Non-secure world, whose registers are loaded, EL2 as it is out of reset.
+    pub fn start_non_secure_anew(&mut self) {
+        self.non_secure.sysregs = self.first_sysregs();
+        self.load(World::NonSecure);
+        registers::close_el2();
+    }
+
+    /// Brings both contexts, and all that is not in them, to the state of a CPU out of reset.
     pub fn reset(&mut self) {
-        let features = features();
-        let scr = scr();
-        reset_el2();
+        let features = cpu::features();
+        registers::clear(self.actlr_el1);
+        let sysregs = self.first_sysregs();
         let (non_secure, realm) = (&raw mut self.non_secure, &raw mut self.realm);
         for world in [World::NonSecure, World::Realm] {
             let context = self.context(world);
             *context = Context::EMPTY;
-            context.features = features;
+            context.features = features.bits();
             context.fast_count = Some(&CLOSED);
+            context.scr = Scr::of(world, features);
+            context.mdcr = Mdcr::of(world, features).bits();
+            context.sysregs = sysregs;
             match world {
                 World::NonSecure => {
-                    context.scr = scr;
                     context.other = realm;
                     context.fast_base = 0xc400_0150;
                     // The SVE hint is no part of the identifier.
                     context.fast_mask = !(1 << 16);
                 }
                 World::Realm => {
-                    context.scr = scr | 1 << 62;
-                    context.is_realm = 1;
                     context.other = non_secure;
                     context.fast_base = 0xc400_018f;
                     context.fast_mask = u32::MAX;
                 }
             }
-            self.save(world);
-            self.context(world).sysregs[SCTLR_HCR] = SCTLR_EL2_RES1;
-            self.context(world).sysregs[SCTLR_HCR + 1] = 0;
         }
     }
-}
 
-/// Values for registers of EL2 that reset leaves unknown and that matter to software that does not know them.
-fn reset_el2() {
-    write!("cptr_el2", 0);
-    write!("cnthctl_el2", 0x3);
-    write!("cntvoff_el2", 0);
-    write!("S3_4_C14_C0_6", 0);
-    write!("hstr_el2", 0);
-    write!("S3_4_C1_C2_2", 0);
-    write!("vpidr_el2", read!("midr_el1"));
-    write!("vmpidr_el2", read!("mpidr_el1"));
-    write!("vttbr_el2", 0);
-    // All counters belong to EL1.
-    write!("mdcr_el2", read!("pmcr_el0") >> 11 & 0x1f);
-    for_each_trap();
-    write!("S3_4_C12_C11_0", 0);
-    if has_mpam() {
-        write!("S3_4_C10_C5_0", 0);
+    /// The switched registers with which a world starts. Zero where nothing else is said: no translation, no traps.
+    fn first_sysregs(&self) -> [u64; 64] {
+        let mut sysregs = [0; 64];
+        let mut set = |at: usize, values: [u64; 2]| sysregs[at / 8..][..2].copy_from_slice(&values);
+        // All counters belong to EL1.
+        let counters =
+            if cpu::features().contains(Features::PMU) { read!("pmcr_el0") >> 11 & 0x1f } else { 0 };
+        set(at::SCTLR, [el2::SCTLR, 0]);
+        set(at::MPIDR, [read!("mpidr_el1"), read!("midr_el1")]);
+        set(at::CPTR, [el2::CPTR, counters]);
+        set(at::CNTHCTL, [el2::CNTHCTL, 0]);
+        set(at::HSTR, [0, el2::ICC_SRE]);
+        set(at::ACTLR, self.implementation);
+        set(at::HFGRTR, [el2::HFGRTR; 2]);
+        set(at::HFGITR, [el2::HFGITR, el2::HDFGRTR]);
+        set(at::HDFGWTR, [el2::HDFGWTR, 0]);
+        sysregs
     }
-    sysreg::isb();
 }
 
-/// No fine-grained traps.
-fn for_each_trap() {
-    write!("S3_4_C1_C1_4", 0);
-    write!("S3_4_C1_C1_5", 0);
-    write!("S3_4_C1_C1_6", 0);
-    write!("S3_4_C3_C1_4", 0);
-    write!("S3_4_C3_C1_5", 0);
-}
-
-/// Which registers the switch has to save on this CPU.
-fn features() -> u64 {
-    let pfr0 = read!("id_aa64pfr0_el1");
-    let pfr1 = read!("id_aa64pfr1_el1");
-    let mmfr2 = read!("S3_0_C0_C7_2");
-    let csv2_2 = field(pfr0, 56) >= 2 || field(pfr1, 32) >= 2;
-    let found = [
-        (feature::IMPDEF, has_impdef()),
-        (feature::AMU, field(pfr0, 44) != 0),
-        (feature::CSV2, csv2_2),
-        (feature::NV2, field(mmfr2, 24) >= 2),
-        (feature::MTE2, field(pfr1, 8) >= 2),
-        (feature::MPAM, has_mpam()),
-    ];
-    found.iter().filter(|(_, there)| *there).fold(0, |bits, (bit, _)| bits | 1 << bit)
-}
-
-/// Whether memory accesses have partitions (FEAT_MPAM, of any version).
-fn has_mpam() -> bool {
-    field(read!("id_aa64pfr0_el1"), 40) != 0 || field(read!("id_aa64pfr1_el1"), 16) != 0
-}
-
-/// Whether any of the implementation-defined registers of EL2 keeps a value.
-fn has_impdef() -> bool {
-    macro_rules! keeps {
-        ($($name:literal),*) => {
-            [$({
-                let old = read!($name);
-                write!($name, u64::MAX);
-                let kept = read!($name);
-                write!($name, old);
-                kept != 0
-            }),*]
-        };
-    }
-    keeps!("actlr_el2", "hacr_el2", "afsr0_el2", "afsr1_el2", "amair_el2").contains(&true)
-}
-
-/// SCR_EL3 of the Non-secure world: AArch64 below, FIQs to EL3, and the features whose registers the switch saves.
-fn scr() -> u64 {
-    let pfr0 = read!("id_aa64pfr0_el1");
-    let pfr1 = read!("id_aa64pfr1_el1");
-    let optional = [
-        // EnSCXT
-        (25, features() & 1 << feature::CSV2 != 0),
-        // ATA
-        (26, field(pfr1, 8) >= 2),
-        // EnTP2
-        (41, field(pfr1, 24) != 0),
-        // TERR stays clear: error records are EL2's to use.
-        // AMVOFFEN
-        (35, field(pfr0, 44) >= 2),
-        // EnAS0, ADEn: ST64BV0 needs LS64_ACCDATA
-        (36, field(read!("id_aa64isar1_el1"), 60) >= 3),
-        (37, field(read!("id_aa64isar1_el1"), 60) >= 3),
-    ];
-    // NS, FIQ, HCE, RW, APK, API, FGTEn, ECVEn, HXEn
-    let always = [0, 2, 8, 10, 16, 17, 27, 28, 38];
-    let bits = optional.iter().filter(|(_, there)| *there).fold(0, |bits, (bit, _)| bits | 1 << bit);
-    always.iter().fold(bits, |bits, bit| bits | 1 << bit)
-}
-
-/// Opens SIMD, SVE and SME to the lower levels and keeps counters out of EL3. On every CPU.
+/// Sets what EL3 keeps for itself and opens to both worlds. On every CPU.
 pub fn init_el3() {
-    let pfr0 = read!("id_aa64pfr0_el1");
-    let pfr1 = read!("id_aa64pfr1_el1");
-    let sve = field(pfr0, 32) != 0;
-    let sme = field(pfr1, 24) != 0;
-    // EZ, ESM; nothing else traps to EL3.
-    write!("cptr_el3", u64::from(sve) << 8 | u64::from(sme) << 12);
+    let features = cpu::features();
+    write!("cptr_el3", Cptr::of(features).bits());
+    write!("mdcr_el3", Mdcr::of(World::NonSecure, features).bits());
     sysreg::isb();
-    if sve {
-        // The longest vectors there are.
-        write!("S3_6_C1_C2_0", 0xf);
+    // Of ZCR_EL3 and SMCR_EL3: LEN, the longest vectors there are. Of SMCR_EL3 alone: all of SIMD in streaming mode, and ZT0.
+    const LEN: u64 = 0xf;
+    const FA64: u64 = 1 << 31;
+    const EZT0: u64 = 1 << 30;
+    /// Of MPAM3_EL3, which reset sets.
+    const TRAPLOWER: u64 = 1 << 62;
+    if features.contains(Features::SVE) {
+        write!("S3_6_C1_C2_0", LEN);
     }
-    if sme {
-        write!("S3_6_C1_C2_6", 0xf);
+    if features.contains(Features::SME) {
+        let full = if features.contains(Features::SME_FA64) { FA64 } else { 0 };
+        let zt0 = if features.contains(Features::SME2) { EZT0 } else { 0 };
+        write!("S3_6_C1_C2_6", LEN | full | zt0);
     }
-    if has_mpam() {
-        // MPAM3_EL3.TRAPLOWER, which reset sets.
-        write!("S3_6_C10_C5_0", read!("S3_6_C10_C5_0") & !(1 << 62));
+    if features.contains(Features::MPAM) {
+        write!("S3_6_C10_C5_0", read!("S3_6_C10_C5_0") & !TRAPLOWER);
     }
-    // SDD: no debug exceptions in Secure state. SCCD: the cycle counter stands still there.
-    write!("mdcr_el3", 1 << 16 | 1 << 23);
     sysreg::isb();
 }
 
 extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
-    super::console::print_after_fault(format_args!(
+    super::console::print_raw(format_args!(
         "monitor: FAULT at EL3: ESR {esr:#x} ELR {elr:#x} FAR {far:#x}\n"
     ));
     super::power::halt()
@@ -396,7 +333,11 @@ extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
 global_asm!(
     include_str!("asm/start.s"),
     max_cpus = const MAX_CPUS,
-    scr_boot = const SCR_BOOT,
+    cluster_shift = const CLUSTER_SHIFT,
+    scr_boot = const Scr::BOOT.bits(),
+    sctlr = const SctlrEl3::RESET.bits(),
+    gicd_ctlr = const super::gic::DISTRIBUTOR_CONTROL,
+    released = const super::gic::RELEASED_BIT,
     stack_size = const STACK_SIZE,
     primary = sym super::boot::primary,
     secondary = sym super::boot::secondary,
@@ -410,21 +351,21 @@ global_asm!(
     ctx_other = const offset_of!(Context, other),
     ctx_features = const offset_of!(Context, features),
     ctx_scr = const offset_of!(Context, scr),
-    ctx_is_realm = const offset_of!(Context, is_realm),
+    scr_nse = const Scr::NSE.bits().trailing_zeros(),
     gtsi = const GTSI_DELEGATE,
     granule_call = sym super::gpt::granule_call,
     ctx_sysregs = const offset_of!(Context, sysregs),
-    f_impdef = const feature::IMPDEF,
-    f_amu = const feature::AMU,
-    f_csv2 = const feature::CSV2,
-    f_nv2 = const feature::NV2,
-    f_mte2 = const feature::MTE2,
-    f_mpam = const feature::MPAM,
+    f_amu = const Features::AMU.bits().trailing_zeros(),
+    f_csv2 = const Features::CSV2_2.bits().trailing_zeros(),
+    f_nv2 = const Features::NV2.bits().trailing_zeros(),
+    f_mte2 = const Features::MTE2.bits().trailing_zeros(),
+    f_mpam = const Features::MPAM.bits().trailing_zeros(),
+    f_mpam_virtual = const Features::MPAM_VIRTUAL.bits().trailing_zeros(),
     kind_sync = const KIND_SYNC,
     kind_irq = const KIND_IRQ,
     kind_fiq = const KIND_FIQ,
     kind_serror = const KIND_SERROR,
-    kind_aarch32 = const KIND_AARCH32,
     stack_size = const STACK_SIZE,
+    cluster_shift = const CLUSTER_SHIFT,
     own_fault = sym own_fault,
 );

@@ -1,6 +1,7 @@
 //! The GICv3: every interrupt belongs to the Non-secure world, except what EL3 wakes CPUs with.
 
 use super::sysreg::{self, read, write};
+use realm_monitor::layout::CLUSTER_SHIFT;
 
 const DISTRIBUTOR: usize = 0x0800_0000;
 const REDISTRIBUTORS: usize = 0x080a_0000;
@@ -9,6 +10,10 @@ const REDISTRIBUTOR_SIZE: usize = 0x2_0000;
 const SGI_FRAME: usize = 0x1_0000;
 
 const GICD_CTLR: usize = 0x000;
+/// Address of GICD_CTLR, in which start.s looks for [`RELEASED_BIT`].
+pub const DISTRIBUTOR_CONTROL: usize = DISTRIBUTOR + GICD_CTLR;
+/// EnableGrp0: set when the other CPUs may go on. The Non-secure world does not see it.
+pub const RELEASED_BIT: u32 = 0;
 const GICD_TYPER: usize = 0x004;
 const GICD_IGROUPR: usize = 0x080;
 const GICD_IPRIORITYR: usize = 0x400;
@@ -17,7 +22,7 @@ const GICR_IGROUPR0: usize = 0x080;
 const GICR_ISENABLER0: usize = 0x100;
 const GICR_IPRIORITYR: usize = 0x400;
 
-const CTLR_ENABLE_GROUP0: u32 = 1 << 0;
+const CTLR_ENABLE_GROUP0: u32 = 1 << RELEASED_BIT;
 const CTLR_ARE_S: u32 = 1 << 4;
 const CTLR_ARE_NS: u32 = 1 << 5;
 const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
@@ -51,7 +56,13 @@ pub fn init_distributor() {
             put(DISTRIBUTOR + GICD_IPRIORITYR + 4 * (8 * word + quarter), NS_PRIORITIES);
         }
     }
-    put(DISTRIBUTOR + GICD_CTLR, CTLR_ARE_S | CTLR_ARE_NS | CTLR_ENABLE_GROUP0);
+}
+
+/// Enables EL3's own interrupts, and with that lets the other CPUs go on. Once all they use is there.
+pub fn release_others() {
+    sysreg::dsb();
+    put(DISTRIBUTOR_CONTROL, CTLR_ARE_S | CTLR_ARE_NS | CTLR_ENABLE_GROUP0);
+    sysreg::sev();
 }
 
 /// Wakes the redistributor of CPU `cpu`, which this is, and opens its CPU interface to the lower worlds.
@@ -83,8 +94,9 @@ pub fn init_cpu(cpu: usize) {
 /// Wakes a CPU that waits for [`acknowledge`] to tell it so.
 pub fn wake(cpu: usize) {
     sysreg::dsb();
-    // ICC_SGI0R_EL1: a group 0 SGI to the CPU with this affinity 0 in cluster 0.
-    write!("S3_0_C12_C11_7", u64::from(WAKE) << 24 | 1 << cpu);
+    let (cluster, within) = (cpu as u64 >> CLUSTER_SHIFT, cpu & ((1 << CLUSTER_SHIFT) - 1));
+    // ICC_SGI0R_EL1: a group 0 SGI to the CPU with this affinity 0 in the cluster of this affinity 1.
+    write!("S3_0_C12_C11_7", u64::from(WAKE) << 24 | cluster << 16 | 1 << within);
     sysreg::isb();
 }
 

@@ -1,9 +1,9 @@
 //! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
 
-use super::boot::{hold_others_back, psci, services};
-use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, worlds};
+use super::boot::{psci, services};
+use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, wipe_stack, worlds};
 use super::sysreg::{self, read};
-use super::{console, forget, gic, gpt, measure, memory, power};
+use super::{console, gic, gpt, measure, memory, power, reflect, registers};
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, WarmBoot};
@@ -12,11 +12,13 @@ use realm_monitor::gpt::Gpi;
 use realm_monitor::layout;
 use realm_monitor::psci::{Action, Entry};
 use realm_monitor::smc::{self, Call};
+use realm_monitor::undefined::is_trapped_instruction;
 use spin::Mutex;
 
 /// Held while the shared buffer is in use here. The RMM serialises its calls; this does not rely on it.
 static SHARED_BUFFER: Mutex<()> = Mutex::new(());
 
+const EC_SMC32: u64 = 0x13;
 const EC_SMC64: u64 = 0x17;
 
 /// The first CPU: cold boot of the RMM, then the payload.
@@ -45,6 +47,7 @@ impl Cpu {
     fn new(index: usize) -> Self {
         // SAFETY: called once on each CPU, for itself.
         let worlds = unsafe { worlds(index) };
+        worlds.note_reset();
         Self { index, worlds }
     }
 
@@ -88,6 +91,7 @@ impl Cpu {
                     None => {}
                 },
                 Exit::Interrupt => gic::acknowledge(),
+                Exit::Sync if is_trapped() => reflect::undefined(&mut self.worlds.realm),
                 exit => {
                     self.report(World::Realm, exit);
                     close_rmm();
@@ -101,7 +105,7 @@ impl Cpu {
         self.worlds.realm.set_fast(alive);
     }
 
-    /// Runs the Non-secure world from `entry` until its CPU is turned off, or it does what it may not.
+    /// Runs the Non-secure world from `entry` until its CPU is turned off, or has a fault that is nobody's below EL3.
     fn serve(&mut self, entry: Entry) {
         self.worlds.non_secure.start_at(entry.address, &[entry.context_id]);
         self.worlds.load(World::NonSecure);
@@ -111,6 +115,7 @@ impl Cpu {
             world = left;
             match (left, exit) {
                 (_, Exit::Interrupt) => gic::acknowledge(),
+                (_, Exit::Sync) if is_trapped() => reflect::undefined(self.worlds.context(left)),
                 (World::Realm, Exit::Sync) if is_call() => {
                     if let Some(code) = self.rmm_call() {
                         // The RMM started long ago. It has nothing to say that we could go on with.
@@ -123,6 +128,7 @@ impl Cpu {
                         return;
                     }
                 }
+                (World::NonSecure, Exit::Sync) if is_call32() => self.non_secure_call32(),
                 (World::Realm, exit) => {
                     self.report(World::Realm, exit);
                     world = self.end_rmm();
@@ -142,10 +148,22 @@ impl Cpu {
         close_rmm();
         self.worlds.save(World::Realm);
         // It may have been a realm's turn.
-        forget::realm();
+        registers::clear_realm(self.worlds.actlr_el1);
         self.worlds.non_secure.gprs[0] = smccc::NOT_SUPPORTED;
         self.worlds.load(World::NonSecure);
         World::NonSecure
+    }
+
+    /// Answers a call of the Non-secure world from AArch32. There the registers have 32 bits, and which CPUs run is decided in
+    /// AArch64.
+    fn non_secure_call32(&mut self) {
+        let regs = &mut self.worlds.non_secure.gprs;
+        let args = [regs[0], regs[1], regs[2], regs[3]].map(|value| value & 0xffff_ffff);
+        let answer = match smc::non_secure(&args) {
+            Call::Answer(value) => value,
+            Call::Psci(_) => smccc::NOT_SUPPORTED,
+        };
+        regs[0] = answer & 0xffff_ffff;
     }
 
     /// Answers a call of the Non-secure world; whether it goes on.
@@ -180,10 +198,7 @@ impl Cpu {
                 }
             }
             Action::SystemOff => power::off(),
-            Action::SystemReset => {
-                hold_others_back();
-                power::reset();
-            }
+            Action::SystemReset => power::reset(),
         }
         true
     }
@@ -204,6 +219,9 @@ impl Cpu {
         let shared = unsafe { memory::slice_mut(layout::SHARED_BUFFER) };
         let reply = services().call(&call, shared, measure::platform);
         drop(guard);
+        if matches!(call, El3Call::AttestGetPlatToken { .. } | El3Call::TokenSign { .. }) {
+            wipe_stack(self.index);
+        }
         regs[..4].copy_from_slice(&reply.to_regs());
         None
     }
@@ -223,5 +241,15 @@ impl Cpu {
 
 /// Whether the last exception was a call.
 fn is_call() -> bool {
-    read!("esr_el3") >> 26 == EC_SMC64
+    read!("esr_el3") >> 26 & 0x3f == EC_SMC64
+}
+
+/// Whether the last exception was a call from AArch32.
+fn is_call32() -> bool {
+    read!("esr_el3") >> 26 & 0x3f == EC_SMC32
+}
+
+/// Whether the last exception was an instruction that EL3 refuses.
+fn is_trapped() -> bool {
+    is_trapped_instruction(read!("esr_el3"))
 }

@@ -1,10 +1,11 @@
 //! The monitor's own translation: one set of tables for the boot, and one for afterwards without what only the boot needs.
 
 use core::cell::UnsafeCell;
+use realm_monitor::control::SctlrEl3;
 use realm_monitor::layout::{self, Range};
 use realm_monitor::stage1::{Kind, MAIR, MapError, PAGE_SIZE, Table, Tables};
 
-const TABLES: usize = 12;
+const TABLES: usize = 16;
 
 #[repr(C, align(4096))]
 struct Memory(UnsafeCell<[Table; TABLES]>);
@@ -24,8 +25,7 @@ unsafe extern "C" {
 
 /// 39 bits, 4 KiB granules, write-back inner shareable walks, 40 bits of physical address; RES1 bits.
 const TCR: u64 = 1 << 31 | 1 << 23 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 25;
-/// RES1 bits; translation, caches, stack alignment, no execution of what is writable.
-const SCTLR: u64 = 0x30c5_0830 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
+const SCTLR: u64 = SctlrEl3::ON.bits();
 
 const fn between(start: u64, end: u64) -> Range {
     Range::new(start, end - start)

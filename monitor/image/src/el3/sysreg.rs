@@ -48,8 +48,3 @@ pub fn sev() {
     // SAFETY: an event changes nothing.
     unsafe { core::arch::asm!("dsb sy", "sev", options(nostack, preserves_flags)) };
 }
-
-/// The field of four bits at `shift`.
-pub const fn field(value: u64, shift: u32) -> u64 {
-    value >> shift & 0xf
-}

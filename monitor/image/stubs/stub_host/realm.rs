@@ -107,6 +107,12 @@ fn all_zero(granules: core::ops::Range<u64>) -> bool {
     granules.step_by(8).all(|word| get(word) == 0)
 }
 
+/// Makes a realm that is not run; its RD and its REC.
+pub fn granules_of_one(run: &mut Run) -> (u64, u64) {
+    let Realm { rd, rec, .. } = build(run, RUNS);
+    (rd, rec)
+}
+
 pub fn realm(run: &mut Run) {
     let Realm { rd, rec, end } = build(run, RUNS);
     put(READ_ONLY + 0x10, 0x5555);

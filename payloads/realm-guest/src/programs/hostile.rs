@@ -203,6 +203,11 @@ fn identification(run: &Run) {
     let dfr0 = mrs!("id_aa64dfr0_el1");
     run.equal("no-amu", field(pfr0, 44), 0);
     run.equal("no-mte-sme", (field(pfr1, 8), field(pfr1, 24)), (0, 0));
+    run.equal("no-nmi", field(pfr1, 36), 0);
+    run.equal("no-gcs-the", (field(pfr1, 44), field(pfr1, 48)), (0, 0));
+    // MMFR3 and MMFR4: TCR2_EL1, SCTLR2_EL1, PIR_EL1, POR_EL1, translation tables of 128 bits, and more.
+    run.equal("no-mmfr3-mmfr4", (mrs!("S3_0_C0_C7_3"), mrs!("S3_0_C0_C7_4")), (0, 0));
+    run.check("no-scxtnum", field(pfr0, 56) < 2, format_args!("{pfr0:#x}"));
     run.equal("no-smfr0", mrs!("S3_0_C0_C4_5"), 0);
     for (check, shift) in
         [("trace", 4), ("spe", 32), ("trace-filter", 40), ("trace-buffer", 44), ("brbe", 52)]
@@ -211,6 +216,11 @@ fn identification(run: &Run) {
     }
     let zfr0 = mrs!("S3_0_C0_C4_4");
     run.check("sve", field(pfr0, 32) != 0 || zfr0 == 0, format_args!("{zfr0:#x}"));
+    // ALLINT cannot be set, whether it is there or not.
+    let _ = attempt!("msr S3_0_C4_C3_0, {all}", all = in(reg) 1_u64 << 13);
+    let mut allint = 0_u64;
+    let _ = attempt!("mrs {all}, S3_0_C4_C3_0", all = inout(reg) allint);
+    run.equal("allint", allint, 0);
     // RDVL X9, #1.
     let vector = attempt!(".inst 0x04bf5029", out("x9") _).map_err(|fault| fault.esr);
     run.equal("rdvl", vector, if field(pfr0, 32) != 0 { Ok(()) } else { Err(UNDEFINED) });

@@ -16,7 +16,8 @@ use p384::elliptic_curve::subtle::{Choice, ConditionallySelectable};
 use p384::elliptic_curve::{Curve, PrimeField};
 use p384::{AffinePoint, FieldBytes, NistP384, ProjectivePoint, Scalar, U384};
 use sha2::Sha384;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of a P-384 scalar or coordinate, and of a SHA-384 digest.
 pub const SCALAR_SIZE: usize = 48;
@@ -81,8 +82,8 @@ impl Signing {
         let generator = AffinePoint::GENERATOR;
         Ok(Self {
             digest,
-            nonce,
-            lengthened: lengthen(&nonce),
+            nonce: *nonce,
+            lengthened: *lengthen(&nonce),
             x: generator.x().into(),
             y: generator.y().into(),
             bits_left: NONCE_BITS,
@@ -125,7 +126,8 @@ impl Signing {
         let digest = scalar_from_any(&self.digest).ok_or(SigningError)?;
         let r = Scalar::reduce(&FieldBytes::from(self.x));
         let inverse = Option::<Scalar>::from(nonce.invert()).ok_or(SigningError)?;
-        let s = inverse.mul(&digest.add(&r.mul(&key)));
+        let inverse = Zeroizing::new(inverse);
+        let s = inverse.mul(&digest.add(&r.mul(&*key)));
         if bool::from(r.is_zero() | s.is_zero()) {
             return Err(SigningError);
         }
@@ -138,7 +140,7 @@ impl Signing {
 
     /// Forgets everything.
     pub fn wipe(&mut self) {
-        self.zero();
+        self.as_mut_bytes().zeroize();
     }
 
     /// Bit `index` of the lengthened nonce; `index` is public.
@@ -155,9 +157,9 @@ impl Signing {
     }
 }
 
-/// A scalar that is neither zero nor at least the order of the group.
-fn scalar_from(bytes: &[u8; SCALAR_SIZE]) -> Option<Scalar> {
-    scalar_from_any(bytes).filter(|scalar| !bool::from(scalar.is_zero()))
+/// A secret scalar that is neither zero nor at least the order of the group.
+fn scalar_from(bytes: &[u8; SCALAR_SIZE]) -> Option<Zeroizing<Scalar>> {
+    scalar_from_any(bytes).map(Zeroizing::new).filter(|scalar| !bool::from(scalar.is_zero()))
 }
 
 fn scalar_from_any(bytes: &[u8; SCALAR_SIZE]) -> Option<Scalar> {
@@ -165,42 +167,42 @@ fn scalar_from_any(bytes: &[u8; SCALAR_SIZE]) -> Option<Scalar> {
 }
 
 /// The lowest 384 bits of whichever of k + n and k + 2n has bit 384 set.
-fn lengthen(nonce: &[u8; SCALAR_SIZE]) -> [u8; SCALAR_SIZE] {
+fn lengthen(nonce: &[u8; SCALAR_SIZE]) -> Zeroizing<[u8; SCALAR_SIZE]> {
     let order = NistP384::ORDER.as_ref();
     let (once, carry) = U384::from_be_slice(nonce).carrying_add(order, Limb::ZERO);
     let (twice, _) = once.carrying_add(order, Limb::ZERO);
     let carried = Choice::from(u8::from(carry.0 != 0));
-    U384::conditional_select(&twice, &once, carried).to_be_bytes().into()
+    Zeroizing::new(U384::conditional_select(&twice, &once, carried).to_be_bytes().into())
 }
 
 /// RFC 6979 section 3.2 with HMAC-SHA-384; `digest` is reduced already (its `bits2octets`).
 fn derive_nonce(
     key: &[u8; SCALAR_SIZE],
     digest: &[u8; SCALAR_SIZE],
-) -> Result<[u8; SCALAR_SIZE], SigningError> {
-    let mut v = [1; SCALAR_SIZE];
-    let mut k = [0; SCALAR_SIZE];
+) -> Result<Zeroizing<[u8; SCALAR_SIZE]>, SigningError> {
+    let mut v = Zeroizing::new([1; SCALAR_SIZE]);
+    let mut k = Zeroizing::new([0; SCALAR_SIZE]);
     for separator in [0_u8, 1] {
-        k = hmac(&k, &[&v, &[separator], key, digest])?;
-        v = hmac(&k, &[&v])?;
+        k = hmac(&k, &[v.as_slice(), &[separator], key, digest])?;
+        v = hmac(&k, &[v.as_slice()])?;
     }
     for _ in 0..NONCE_TRIES {
-        v = hmac(&k, &[&v])?;
+        v = hmac(&k, &[v.as_slice()])?;
         if scalar_from(&v).is_some() {
             return Ok(v);
         }
-        k = hmac(&k, &[&v, &[0]])?;
-        v = hmac(&k, &[&v])?;
+        k = hmac(&k, &[v.as_slice(), &[0]])?;
+        v = hmac(&k, &[v.as_slice()])?;
     }
     Err(SigningError)
 }
 
-fn hmac(key: &[u8; SCALAR_SIZE], parts: &[&[u8]]) -> Result<[u8; SCALAR_SIZE], SigningError> {
+fn hmac(key: &[u8; SCALAR_SIZE], parts: &[&[u8]]) -> Result<Zeroizing<[u8; SCALAR_SIZE]>, SigningError> {
     let mut mac = Hmac::<Sha384>::new_from_slice(key).map_err(|_| SigningError)?;
     for part in parts {
         mac.update(part);
     }
-    Ok(mac.finalize().into_bytes().into())
+    Ok(Zeroizing::new(mac.finalize().into_bytes().into()))
 }
 
 #[cfg(test)]
@@ -290,7 +292,7 @@ mod tests {
         for nonce in
             [Number::ONE, Number::MAX >> 200, Number::MAX >> 1, order.as_ref().wrapping_sub(&Number::ONE)]
         {
-            let low = Number::from_be_slice(&lengthen(&nonce.to_be_bytes().into()));
+            let low = Number::from_be_slice(lengthen(&nonce.to_be_bytes().into()).as_slice());
             // 2^384 + low, modulo the order, is the nonce.
             let top = Number::ZERO.wrapping_sub(order.as_ref());
             let sum = Scalar::reduce(&top).add(&Scalar::reduce(&low));

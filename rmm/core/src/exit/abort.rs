@@ -2,7 +2,7 @@
 
 use crate::esr::{self, Syndrome};
 use crate::inject;
-use crate::platform::Platform;
+use crate::platform::{Broken, Platform};
 use crate::realm::RealmState;
 use crate::rec::{Next, Pending, Running};
 use crate::rtt::{Rtte, walk};
@@ -12,8 +12,9 @@ use realm_abi::rmi::{ExitReason, RTT_PAGE_LEVEL, Ripas};
 const INSTRUCTION_ABORT: u64 = esr::SET | esr::EA | esr::FSC;
 /// What a data abort at a protected IPA shows.
 const PROTECTED: u64 = esr::SET | esr::FNV | esr::EA | esr::FSC;
-/// What one at an unprotected IPA shows that cannot be emulated.
-const NOT_EMULATABLE: u64 = PROTECTED | esr::IL;
+/// What one at an unprotected IPA shows that cannot be emulated. The letter of RMM 1.0 has IL, which deployed firmware does not show
+/// and Arm's compliance suite does not accept; no Host needs it.
+const NOT_EMULATABLE: u64 = PROTECTED;
 /// What one shows that can.
 const EMULATABLE: u64 = PROTECTED | esr::ISV | esr::SAS | esr::SF | esr::WNR;
 
@@ -136,6 +137,7 @@ impl<P: Platform> Running<'_, '_, P> {
     /// Turns the realm off: no REC of it is entered again.
     pub(crate) fn end_realm(&self) {
         // The RD exists as long as this REC.
-        let _ = self.rmm.with_rd(self.realm.rd, |rd| rd.set_state(RealmState::SystemOff));
+        let done = self.rmm.with_rd(self.realm.rd, |rd| rd.set_state(RealmState::SystemOff));
+        self.rmm.must(done, Broken::State);
     }
 }

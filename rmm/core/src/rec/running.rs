@@ -3,8 +3,8 @@
 use super::{Mpidr, Pending, Rec};
 use crate::cpu::RunControls;
 use crate::granule::{Exclusive, GranuleState};
-use crate::platform::Platform;
-use crate::realm::{RealmDescriptor, RealmState};
+use crate::platform::{Broken, Platform};
+use crate::realm::{LastRan, RealmDescriptor, RealmState};
 use crate::rtt::Stage2;
 use crate::timer::Outputs;
 use crate::{Rmm, exit, gic, timer};
@@ -63,7 +63,7 @@ impl<'r, 'a, P: Platform> Claim<'r, 'a, P> {
         if granule.refcount() != 0 {
             return Err(ReturnCode::ERROR_REC);
         }
-        granule.set_refcount(1);
+        rmm.must(granule.count(1), Broken::Count);
         granule.with(&rmm.platform, |rec: &mut Rec| rec.copy_to(copy));
         Ok(Self { rmm, pa })
     }
@@ -71,9 +71,8 @@ impl<'r, 'a, P: Platform> Claim<'r, 'a, P> {
 
 impl<P: Platform> Drop for Claim<'_, '_, P> {
     fn drop(&mut self) {
-        if let Ok(mut granule) = self.rmm.granules.lock(self.pa, GranuleState::Rec) {
-            granule.set_refcount(0);
-        }
+        let mut granule = self.rmm.must(self.rmm.granules.lock(self.pa, GranuleState::Rec), Broken::State);
+        self.rmm.must(granule.count(-1), Broken::Count);
     }
 }
 
@@ -104,7 +103,9 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
         exit: &'r mut RecExit,
     ) -> Result<Self, ReturnCode> {
         let claim = Claim::new(rmm, pa, rec)?;
-        let (state, realm) = rmm.with_rd(rec.owner, |rd| (rd.state(), Realm::of(rec.owner, rd)))?;
+        let mut rd = rmm.granules.lock(rec.owner, GranuleState::Rd)?;
+        let (state, realm) =
+            rd.with(&rmm.platform, |rd| (RealmDescriptor::state(rd), Realm::of(rec.owner, rd)));
         match state {
             // realm_new, system_off
             RealmState::New => return Err(ReturnCode::new(Status::ERROR_REALM, 0)),
@@ -115,6 +116,15 @@ impl<'r, 'a, P: Platform> Running<'r, 'a, P> {
         // rec_runnable, rec_mmio and rec_psci, rec_gicv3
         if !rec.is_runnable() || !answered || !gic::is_valid_entry(enter, &rmm.cpu) {
             return Err(ReturnCode::ERROR_REC);
+        }
+        // Virtual CPUs need not agree on what an ASID or an address means, nor on whether the caches are on; on CPUs of their
+        // own they would not see each other's translations and instructions. A REC that comes back after it ran elsewhere
+        // finds nothing old: what it invalidates there is invalidated here too (HCR_EL2.FB).
+        let (cpu, index) = (rmm.platform.cpu(), rec.mpidr().index());
+        let another = rd.with(&rmm.platform, |last: &mut LastRan| last.replace(cpu, index));
+        drop(rd);
+        if another {
+            rmm.platform.forget_virtual_cpu(realm.stage2.vmid);
         }
         Ok(Self { claim, rmm, rec, realm, exit })
     }
@@ -225,8 +235,8 @@ const fn is_answerable(pending: Pending, flags: EnterFlags) -> bool {
 
 impl<P: Platform> Drop for Running<'_, '_, P> {
     fn drop(&mut self) {
-        if let Ok(mut granule) = self.rmm.granules.lock(self.claim.pa, GranuleState::Rec) {
-            granule.with(&self.rmm.platform, |rec: &mut Rec| self.rec.copy_to(rec));
-        }
+        let granule = self.rmm.granules.lock(self.claim.pa, GranuleState::Rec);
+        let mut granule = self.rmm.must(granule, Broken::State);
+        granule.with(&self.rmm.platform, |rec: &mut Rec| self.rec.copy_to(rec));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use crate::granule::{Exclusive, GranuleState};
+use crate::platform::Broken;
 use crate::realm::{RealmDescriptor, RealmState};
 use crate::rtt::{Rtte, Stage2, Walk, walk};
 use crate::{Platform, Rmm, measurement};
@@ -92,7 +93,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
             let top = walk.skip_non_live(&self.platform);
             return Ok(RmiReply { code: walk.error(), out: [0, top, 0, 0] });
         };
-        let data = self.granules.lock(pa, GranuleState::Data)?;
+        let data = self.must(self.granules.lock(pa, GranuleState::Data), Broken::State);
         let ripas = if ripas == Ripas::RAM { Ripas::DESTROYED } else { ripas };
         walk.set(self, &stage2, Rtte::Unassigned { ripas });
         data.release(&self.platform);

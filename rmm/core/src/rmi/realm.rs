@@ -3,7 +3,7 @@
 use super::Outcome;
 use crate::granule::{Exclusive, GranuleGuard, GranuleState, LockError};
 use crate::measurement::initial_rim;
-use crate::platform::TlbScope;
+use crate::platform::{Broken, TlbScope};
 use crate::realm::{RealmDescriptor, RealmState};
 use crate::rtt::{Rtte, Stage2, Table, entry_number};
 use crate::{Platform, Rmm};
@@ -134,7 +134,9 @@ impl<'a, P: Platform> Rmm<'a, P> {
             root.release(&self.platform);
         }
         rd.release(&self.platform);
-        self.vmids.give_back(stage2.vmid);
+        if !self.vmids.give_back(stage2.vmid) {
+            self.platform.stop(Broken::Vmid);
+        }
         Ok(RmiReply::SUCCESS)
     }
 }

@@ -1,7 +1,8 @@
 //! RMI_REC_AUX_COUNT, RMI_REC_CREATE, RMI_REC_DESTROY and RMI_REC_ENTER.
 
 use super::Outcome;
-use crate::granule::{Exclusive, GranuleGuard, GranuleState};
+use crate::granule::{Exclusive, GranuleGuard, GranuleState, Miscounted};
+use crate::platform::Broken;
 use crate::realm::{RealmDescriptor, RealmState};
 use crate::rec::{Mpidr, OWN_AUX, Rec, Running};
 use crate::{Platform, Rmm, measurement};
@@ -69,7 +70,9 @@ impl<P: Platform> Rmm<'_, P> {
             if mpidr.index() != descriptor.rec_index {
                 return Err(ReturnCode::ERROR_INPUT);
             }
-            descriptor.rec_index = descriptor.rec_index.saturating_add(1);
+            // Below the largest index a MPIDR has.
+            let next = descriptor.rec_index.checked_add(1).ok_or(Miscounted);
+            descriptor.rec_index = self.must(next, Broken::Count);
             Ok(descriptor.pmu != 0)
         })?;
         let content = Rec::new(rd, mpidr, &params, has_pmu);
@@ -78,7 +81,7 @@ impl<P: Platform> Rmm<'_, P> {
                 measurement::extend_rec(&self.platform, descriptor, &params)
             });
         }
-        rd_guard.set_refcount(num_recs.saturating_add(1));
+        self.must(rd_guard.count(1), Broken::Count);
 
         for guard in guards.iter_mut().flatten() {
             if guard.pa() == rec {
@@ -107,14 +110,12 @@ impl<P: Platform> Rmm<'_, P> {
             rec.owner
         });
         for pa in aux.into_iter().flatten() {
-            if let Ok(aux) = self.granules.lock(pa, GranuleState::RecAux) {
-                aux.release(&self.platform);
-            }
+            self.must(self.granules.lock(pa, GranuleState::RecAux), Broken::State).release(&self.platform);
         }
         guard.release(&self.platform);
         // Only now, as an RD is not waited for with a REC locked. Until here the REC counts, so the RD is there.
-        let mut rd = self.granules.lock(owner, GranuleState::Rd)?;
-        rd.set_refcount(rd.refcount().saturating_sub(1));
+        let mut rd = self.must(self.granules.lock(owner, GranuleState::Rd), Broken::State);
+        self.must(rd.count(-1), Broken::Count);
         Ok(RmiReply::SUCCESS)
     }
 

@@ -6,7 +6,7 @@ mod unprotected;
 use super::Outcome;
 use crate::granule::{Exclusive, GranuleGuard, GranuleState};
 use crate::realm::RealmDescriptor;
-use crate::rtt::{Rtte, Stage2, Table, Walk, entry_size, fold, is_aligned, unfold, walk};
+use crate::rtt::{Rtte, Stage2, Table, Walk, entry_size, fold, is_aligned, uncount, unfold, walk};
 use crate::{Platform, Rmm};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{ReturnCode, Ripas, RmiReply, RttEntryState};
@@ -86,6 +86,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
         let cached = if entry.is_mapping() { entry_size(parent_level) } else { GRANULE_SIZE };
         stage2.forget(self, ipa, cached);
         walk.set(self, &stage2, entry);
+        uncount(self, &mut table, entry);
         let pa = table.guard.pa();
         table.guard.release(&self.platform);
         Ok(RmiReply::success([pa, 0, 0, 0]))

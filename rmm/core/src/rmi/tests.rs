@@ -3,6 +3,7 @@
 
 extern crate std;
 
+mod broken;
 mod data;
 mod granule;
 mod realm;
@@ -246,7 +247,34 @@ fn an_unknown_function_is_not_supported() {
     let entries = entries();
     let w = World::new(&entries);
     for fid in [0xC400_0156, 0xC400_0160, 0xC400_018F, 0, !0xffff] {
-        assert_eq!(w.rmm.handle_rmi(&[fid, 1, 2, 3, 4, 5, 6, 7]), [u64::MAX, 0, 0, 0, 0], "{fid:#x}");
+        assert_eq!(w.rmm.handle_rmi(&[fid, 1, 2, 3, 4, 5, 6, 7]), [u64::MAX, 0, 0, 0, 4], "{fid:#x}");
+    }
+}
+
+#[test]
+fn no_command_has_more_outputs_than_the_table_says_and_x4_is_kept_by_all_others() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let rd = w.realm();
+    w.tables(rd, 0, 3);
+    let mut commands = commands_on(&w, rd);
+    commands.push(RmiCommand::Features { index: 0 });
+    commands.push(RmiCommand::RecAuxCount { rd });
+    for command in commands {
+        let mut regs = command.to_regs();
+        // X4 is an argument of those that have four.
+        if regs[4] == 0 {
+            regs[4] = 0xabcd;
+        }
+        let replied = w.rmm.handle_rmi(&regs);
+        let count = command.outputs();
+        let unused = replied.get(count + 1..4).unwrap_or_default();
+        assert!(unused.iter().all(|word| *word == 0), "{command:?}");
+        if count < 4 {
+            assert_eq!(replied[4], regs[4], "{command:?}");
+        } else {
+            assert_eq!(replied[4], u64::from(Ripas::EMPTY.0), "{command:?}");
+        }
     }
 }
 

@@ -47,6 +47,14 @@ pub(crate) fn unfold<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, paren
         table.reach(RTT_ENTRIES.saturating_sub(1));
     }
     if parent.is_counted() {
-        table.count(RTT_ENTRIES as i32);
+        table.count(rmm, RTT_ENTRIES as i32);
+    }
+}
+
+/// Counts the entries of a folded `table` no more, which were all as `parent` is.
+pub(crate) fn uncount<P: Platform>(rmm: &Rmm<'_, P>, table: &mut Table<'_>, parent: Rtte) {
+    if parent.is_counted() {
+        const ALL_LESS: i32 = -(RTT_ENTRIES as i32);
+        table.count(rmm, ALL_LESS);
     }
 }

@@ -3,6 +3,7 @@
 use super::Rtte;
 use super::stage2::{Stage2, align_down, entry_size};
 use crate::granule::{GranuleGuard, GranuleState};
+use crate::platform::Broken;
 use crate::{Platform, Rmm};
 use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, Ripas};
@@ -23,9 +24,9 @@ impl Table<'_> {
             .with_granule(&mut self.guard, |granule| f(&mut Words { words: &mut granule.words, level, lpa2 }))
     }
 
-    /// Adds `delta` to the number of live protected entries.
-    pub(crate) const fn count(&mut self, delta: i32) {
-        self.guard.set_refcount(self.guard.refcount().saturating_add_signed(delta));
+    /// Adds `change` to the number of live protected entries.
+    pub(crate) fn count<P: Platform>(&mut self, rmm: &Rmm<'_, P>, change: i32) {
+        rmm.must(self.guard.count(change), Broken::Count);
     }
 
     /// Index behind the last entry that may be live.
@@ -190,7 +191,11 @@ impl Walk<'_> {
     pub(crate) fn set<P: Platform>(&mut self, rmm: &Rmm<'_, P>, stage2: &Stage2, entry: Rtte) {
         let index = self.index;
         self.table.with(&rmm.platform, |words| words.set(index, entry));
-        self.table.count(i32::from(entry.is_counted()).saturating_sub(self.entry.is_counted().into()));
+        match (self.entry.is_counted(), entry.is_counted()) {
+            (false, true) => self.table.count(rmm, 1),
+            (true, false) => self.table.count(rmm, -1),
+            _ => {}
+        }
         if entry.is_live() {
             self.table.reach(index);
         }

@@ -4,18 +4,15 @@
 //! kept here from the realm's first use until the run ends. With SVE, a write to a SIMD register changes all of the
 //! vector, so the whole vectors are saved even if the realm has no SVE.
 
+use crate::control::{CPTR_FPEN, CPTR_SMEN, CPTR_TRAPS, CPTR_ZEN};
 use crate::features::Optional;
 use crate::slots::{self, Wide};
 use crate::sysreg::{instruction, mrs, msr};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
+use realm_abi::smccc::SVE_HINT;
 use realm_rmm::cpu::RunControls;
 
-/// CPTR_EL2 (VHE): TAM and TTA; FPEN, ZEN and SMEN, which trap where they are zero.
-const CPTR_TRAPS: u64 = 1 << 30 | 1 << 28;
-const CPTR_FPEN: u64 = 0b11 << 20;
-const CPTR_ZEN: u64 = 0b11 << 16;
-const CPTR_SMEN: u64 = 0b11 << 24;
 /// SVCR.SM: the registers are those of the streaming mode.
 const SVCR_SM: u64 = 1;
 
@@ -138,6 +135,16 @@ global_asm!(
     "    .endr",
     "    wrffr p0.b",
     "    ret",
+    // Returns 1, or 0 if there is no FFR: the exception vector knows the instruction.
+    ".global rmm_try_ffr",
+    ".global rmm_try_ffr_fault",
+    "rmm_try_ffr:",
+    "    rdffr p0.b",
+    "    mov x0, #1",
+    "    ret",
+    "rmm_try_ffr_fault:",
+    "    mov x0, #0",
+    "    ret",
 );
 
 unsafe extern "C" {
@@ -146,6 +153,7 @@ unsafe extern "C" {
     fn rmm_sve_save(registers: *mut u8, what: u64);
     fn rmm_sve_load(registers: *const u8, what: u64);
     fn rmm_sve_clear();
+    fn rmm_try_ffr() -> u64;
 }
 
 /// Makes every use of SIMD trap, the RMM's own too; only whether there is a streaming mode can be asked.
@@ -179,8 +187,8 @@ enum Registers {
     Simd,
     /// Z0 to Z31, which SIMD registers are part of.
     Vectors,
-    /// And the predicates: in streaming mode, which has no FFR.
-    Streaming,
+    /// And the predicates: in streaming mode that has no FFR.
+    Predicates,
     /// And FFR.
     Sve,
 }
@@ -189,7 +197,7 @@ impl Registers {
     const fn sve_part(self) -> u64 {
         match self {
             Self::Simd | Self::Vectors => 0,
-            Self::Streaming => 1,
+            Self::Predicates => 1,
             Self::Sve => 2,
         }
     }
@@ -232,50 +240,103 @@ unsafe fn load(area: *const u8, registers: Registers) {
     msr!("S3_3_C4_C4_0", control);
 }
 
-/// The Non-secure world's registers, saved in this CPU's area. It may call in streaming mode, which would make SIMD
-/// instructions trap: it is left, and entered again afterwards.
+/// The Non-secure world's registers, saved in this CPU's area.
+///
+/// | when it calls | kept |
+/// |---|---|
+/// | no SVE | SIMD registers |
+/// | not in streaming mode | as long as its ZCR_EL2 makes them: vectors, predicates and FFR; vectors alone if nothing else changes |
+/// | likewise, with the SVE hint | SIMD registers; the rest becomes zero |
+/// | in streaming mode | as long as its SMCR_EL2 makes them: vectors and predicates; FFR, if FA64 gives that mode one |
+/// | with ZA | ZA and ZT0 stay where they are: nobody here uses SME |
+///
+/// In streaming mode SIMD instructions would trap: it is left, and entered again afterwards, which clears all that is saved here
+/// and FPSR. (FPMR too, of a CPU with FEAT_FPMR; whether EL3 lets the RMM at it cannot be found out.)
 struct Host {
     registers: Registers,
     svcr: u64,
+    /// What is not kept becomes zero.
+    clear: bool,
 }
 
 impl Host {
     /// Saves them; they must be usable.
     fn save(cpu: &Optional, all: bool) -> Self {
         let svcr = if cpu.sme { mrs!("S3_3_C4_C2_2") } else { 0 };
-        let registers = match (svcr & SVCR_SM != 0, cpu.sve, all) {
-            (true, ..) => Registers::Streaming,
-            (false, true, true) => Registers::Sve,
-            (false, true, false) => Registers::Vectors,
-            (false, false, _) => Registers::Simd,
+        let streaming = svcr & SVCR_SM != 0;
+        let clear = cpu.sve && !streaming && slots::area().function.get() & SVE_HINT != 0;
+        let registers = match (streaming, cpu.sve, all) {
+            (true, ..) if has_streaming_ffr() => Registers::Sve,
+            (true, ..) => Registers::Predicates,
+            (false, true, true) if !clear => Registers::Sve,
+            (false, true, false) if !clear => Registers::Vectors,
+            (false, ..) => Registers::Simd,
         };
         // SAFETY: they are usable, and the area has room for any vector length.
         unsafe { save(slots::area().simd.address(), registers) };
-        if registers == Registers::Streaming {
+        if streaming {
             msr!("S3_3_C4_C2_2", svcr & !SVCR_SM);
         }
-        Self { registers, svcr }
+        Self { registers, svcr, clear }
     }
 
     /// Restores them.
     fn restore(&self) {
-        if self.registers == Registers::Streaming {
+        if self.svcr & SVCR_SM != 0 {
             msr!("S3_3_C4_C2_2", self.svcr);
+        }
+        if self.clear {
+            // SAFETY: SVE is usable, and what is to be kept is in memory.
+            unsafe { rmm_sve_clear() };
         }
         // SAFETY: as they were saved.
         unsafe { load(slots::area().simd.address(), self.registers) };
     }
 }
 
+/// SMCR_EL2.FA64: streaming mode has all of SVE.
+const SMCR_FA64: u64 = 1 << 31;
+
+/// Whether FFR is there in the Non-secure world's streaming mode; SME must be usable.
+fn has_streaming_ffr() -> bool {
+    slots::area().streaming_ffr.get() != 0 && mrs!("S3_4_C1_C2_6") & SMCR_FA64 != 0
+}
+
+/// Finds out whether EL3 lets streaming mode have an FFR, which no register below it tells. For a CPU that starts: nobody has
+/// anything in its registers yet.
+pub fn find_streaming_ffr(cpu: &Optional) {
+    let found = cpu.sve && cpu.sme && cpu.fa64 && {
+        allow(true);
+        let (smcr, svcr) = (mrs!("S3_4_C1_C2_6"), mrs!("S3_3_C4_C2_2"));
+        msr!("S3_4_C1_C2_6", smcr | SMCR_FA64);
+        msr!("S3_3_C4_C2_2", SVCR_SM);
+        instruction!("isb");
+        // SAFETY: SVE is usable; where FFR is not there the exception makes it return 0.
+        let found = unsafe { rmm_try_ffr() } != 0;
+        msr!("S3_3_C4_C2_2", svcr);
+        msr!("S3_4_C1_C2_6", smcr);
+        trap_all();
+        found
+    };
+    slots::area().streaming_ffr.set(found.into());
+}
+
 /// Clears all registers.
 pub fn forget(cpu: &Optional) {
     allow(cpu.sve);
+    if cpu.sme {
+        // Streaming mode need not have FFR. ZA is not the realm's.
+        let svcr = mrs!("S3_3_C4_C2_2");
+        msr!("S3_3_C4_C2_2", svcr & !SVCR_SM);
+    }
     if cpu.sve {
         // The realm's length may be shorter, and hide what it leaves.
         msr!("S3_4_C1_C2_0", LONGEST as u64 - 1);
         instruction!("isb");
         // SAFETY: SVE is usable, and nobody needs what is in the registers.
         unsafe { rmm_sve_clear() };
+        // ZCR_EL1 may be the realm's.
+        msr!("S3_5_C1_C2_0", 0);
     } else {
         let zeros = [0_u8; 512];
         // SAFETY: SIMD is usable, and as many bytes are there.

@@ -1,5 +1,6 @@
 //! The VMM's memory at unprotected addresses. What is mapped is held in place, from before it is mapped until it is unmapped.
 
+use super::pages::PageTable;
 use super::spare::{Shortage, Spare, Stop, Supply};
 use super::tables::{block_at, has_table};
 use super::{Blocks, PIECE, Stage2, Tidy, number, place};
@@ -13,7 +14,6 @@ use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, UnprotectedDesc};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_alloc::Box;
-use zerocopy::FromZeros;
 
 /// What is mapped in a block of unprotected addresses.
 #[derive(Default)]
@@ -28,49 +28,6 @@ pub(crate) enum Shared {
     },
     /// Single host pages.
     Pages(Box<PageTable>),
-}
-
-/// The host pages mapped in a block, by their first granule.
-#[derive(FromZeros)]
-pub(crate) struct PageTable {
-    /// Physical address with [`MAPPED`], or 0.
-    pages: [u64; RTT_ENTRIES],
-    count: usize,
-}
-
-/// A page is mapped; addresses have no bit there.
-const MAPPED: u64 = 1;
-
-impl PageTable {
-    fn get(&self, index: usize) -> Option<u64> {
-        self.pages.get(index).filter(|entry| **entry & MAPPED != 0).map(|entry| entry & !MAPPED)
-    }
-
-    fn set(&mut self, index: usize, pa: u64) {
-        if let Some(entry) = self.pages.get_mut(index) {
-            *entry = pa | MAPPED;
-            self.count = self.count.saturating_add(1);
-        }
-    }
-
-    /// Where the block is that the pages of `size` bytes make up, if they do.
-    fn as_block(&self, size: u64) -> Option<u64> {
-        let per_page = usize::try_from(size >> GRANULE_SHIFT).ok().filter(|count| *count > 0)?;
-        if self.count.checked_mul(per_page)? != RTT_ENTRIES {
-            return None;
-        }
-        let first = self.get(0).filter(|pa| pa.is_multiple_of(BLOCK_SIZE))?;
-        let expected = (first..).step_by(usize::try_from(size).ok()?);
-        let found = self.pages.iter().step_by(per_page);
-        found.zip(expected).all(|(entry, pa)| *entry == pa | MAPPED).then_some(first)
-    }
-
-    fn take(&mut self, index: usize) -> Option<u64> {
-        let pa = self.get(index)?;
-        *self.pages.get_mut(index)? = 0;
-        self.count = self.count.saturating_sub(1);
-        Some(pa)
-    }
 }
 
 /// Index of the granule of `ipa` in its block.

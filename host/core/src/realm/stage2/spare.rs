@@ -1,6 +1,6 @@
 //! Memory for a change of tables, allocated before their locks are taken.
 
-use super::shared::PageTable;
+use super::pages::PageTable;
 use super::{Block, Stage2};
 use crate::error::RealmError;
 use crate::rmm::granule::DelegatedGranule;

@@ -3,18 +3,24 @@
     .section .text.reset, "ax"
     .global reset
 reset:
+    // Clusters of CPUs; who is beyond them takes no part.
     mrs     x0, mpidr_el1
     and     x19, x0, #0xff
-    ubfx    x1, x0, #8, #16
+    cmp     x19, #1 << {cluster_shift}
+    b.hs    stop
+    ubfx    x1, x0, #16, #8
     cbnz    x1, stop
+    ubfx    x1, x0, #32, #8
+    cbnz    x1, stop
+    ubfx    x1, x0, #8, #8
+    add     x19, x19, x1, lsl #{cluster_shift}
     cmp     x19, #{max_cpus}
     b.hs    stop
     msr     daifset, #0xf
     adrp    x0, vectors
     add     x0, x0, :lo12:vectors
     msr     vbar_el3, x0
-    // RES1 bits and instruction cache; little-endian, no translation.
-    ldr     x0, =0x30c51830
+    ldr     x0, ={sctlr}
     msr     sctlr_el3, x0
     // NS and NSE: EL2 and ICC registers are those of the worlds below.
     mov     x0, #{scr_boot}
@@ -45,14 +51,17 @@ reset:
 4:  bl      {primary}
     b       stop
 
-    // The first CPU says when the tables are there.
+    // The first CPU says when the tables are there. Memory survives a reset, so nothing in it can say so: a bit of the interrupt
+    // controller does, which a reset clears and only Secure and Root can set. The stack may be one that the first CPU is about
+    // to give its first values: nothing of it is used before.
 secondary:
-    ldr     x0, =RELEASE
-5:  ldar    x1, [x0]
-    cbnz    x1, 6f
+    ldr     x0, ={gicd_ctlr}
+5:  ldr     w1, [x0]
+    tbnz    w1, #{released}, 6f
     wfe
     b       5b
-6:  mov     x0, x19
+6:  dmb     sy
+    mov     x0, x19
     bl      {secondary}
 
 stop:

@@ -1,3 +1,5 @@
+    .arch_extension sb
+
 // Exceptions from the worlds below, and the switch between them.
 //
 // While a world runs, SP_EL3 points at its Context. What is saved is what the RMM-EL3 contract asks of EL3: X0 to X30,
@@ -20,12 +22,11 @@
     \op     cnthctl_el2, cntvoff_el2, 0xb0
     \op     hstr_el2, S3_4_C12_C9_5, 0xc0
     \op     S3_4_C12_C11_0, S3_4_C12_C11_7, 0xd0
-    tbz     x17, #{f_impdef}, 1f
+    // Implementation-defined: what is not there reads as zero.
     \op     actlr_el2, hacr_el2, 0xe0
     \op     afsr0_el2, afsr1_el2, 0xf0
-    \op     amair_el2, amair_el2, 0x100
     // FGT, ECV, HCX, RAS and PAuth: RME requires Armv9.1, which requires them.
-1:  \op     S3_4_C1_C1_4, S3_4_C1_C1_5, 0x110
+    \op     S3_4_C1_C1_4, S3_4_C1_C1_5, 0x110
     \op     S3_4_C1_C1_6, S3_4_C3_C1_4, 0x120
     \op     S3_4_C3_C1_5, S3_4_C14_C0_6, 0x130
     \op     S3_4_C1_C2_2, S3_4_C12_C1_1, 0x140
@@ -34,7 +35,7 @@
     \op     S3_0_C2_C1_3, S3_0_C2_C2_0, 0x170
     \op     S3_0_C2_C2_1, S3_0_C2_C2_2, 0x180
     \op     S3_0_C2_C2_3, S3_0_C2_C3_0, 0x190
-    \op     S3_0_C2_C3_1, S3_0_C2_C3_1, 0x1a0
+    \op     S3_0_C2_C3_1, amair_el2, 0x1a0
     tbz     x17, #{f_amu}, 1f
     \op     S3_4_C3_C1_6, S3_4_C3_C1_6, 0x1b0
 1:  tbz     x17, #{f_csv2}, 1f
@@ -45,6 +46,8 @@
     \op     S3_4_C5_C6_0, S3_4_C5_C6_0, 0x1e0
 1:  tbz     x17, #{f_mpam}, 1f
     \op     S3_4_C10_C5_0, S3_4_C10_C5_0, 0x1f0
+    tbz     x17, #{f_mpam_virtual}, 1f
+    \op     S3_4_C10_C5_0, S3_4_C10_C4_0, 0x1f0
 1:
 .endm
 
@@ -157,18 +160,25 @@ vectors:
     save_gprs
     leave   {kind_serror}
 
-    // From a lower level in AArch32: there is none.
-    .rept 4
+    // From a lower level in AArch32: a program or guest of the Non-secure world.
     vector
     save_gprs
-    leave   {kind_aarch32}
-    .endr
+    leave   {kind_sync}
+    vector
+    save_gprs
+    leave   {kind_irq}
+    vector
+    save_gprs
+    leave   {kind_fiq}
+    vector
+    save_gprs
+    leave   {kind_serror}
 
     .balign 0x80
 // A granule changes hands: every page a realm gets comes here, so only what Rust may change is restored.
 other_call:
-    ldr     x8, [sp, #{ctx_is_realm}]
-    cbz     x8, leave_sync
+    ldr     x8, [sp, #{ctx_scr}]
+    tbz     x8, #{scr_nse}, leave_sync
     mov     w9, #{gtsi} & 0xffff
     movk    w9, #{gtsi} >> 16, lsl #16
     and     w8, w0, #0xfffffffe
@@ -191,6 +201,7 @@ other_call:
     ldp     x18, x19, [sp, #0x90]
     ldr     x30, [sp, #0xf0]
     eret
+    sb
 
 leave_sync:
     save_high_gprs
@@ -212,10 +223,12 @@ switch_world:
     msr     spsr_el3, x9
     ldp     x8, x9, [sp, #{ctx_scr}]
     msr     scr_el3, x8
-    cbz     x9, 8f
+    msr     mdcr_el3, x9
+    tbz     x8, #{scr_nse}, 8f
     // To the Realm world: X0 to X7 as the Non-secure world set them.
     load_high_gprs
     eret
+    sb
     // To the Non-secure world: its X0 to X4 are the RMM's X1 to X5.
 8:  mov     x0, x1
     mov     x1, x2
@@ -226,6 +239,7 @@ switch_world:
     ldp     x6, x7, [sp, #0x30]
     load_high_gprs
     eret
+    sb
 
 // enter_world(context) -> (context, kind): runs the world until it needs EL3.
     .global enter_world
@@ -243,14 +257,16 @@ enter_world:
     ldp     x8, x9, [sp, #{ctx_elr}]
     msr     elr_el3, x8
     msr     spsr_el3, x9
-    ldr     x8, [sp, #{ctx_scr}]
+    ldp     x8, x9, [sp, #{ctx_scr}]
     msr     scr_el3, x8
+    msr     mdcr_el3, x9
     ldp     x0, x1, [sp, #0x00]
     ldp     x2, x3, [sp, #0x10]
     ldp     x4, x5, [sp, #0x20]
     ldp     x6, x7, [sp, #0x30]
     load_high_gprs
     eret
+    sb
 
 leave_world:
     ldp     x19, x20, [sp, #0x00]
@@ -279,13 +295,25 @@ load_world:
     isb
     ret
 
+// wipe_stack(end): what calls have left of their frames, from the stack pointer down to the end.
+    .global wipe_stack
+wipe_stack:
+    mov     x1, sp
+1:  cmp     x1, x0
+    b.ls    2f
+    stp     xzr, xzr, [x1, #-16]!
+    b       1b
+2:  ret
+
 // A fault of the monitor itself. Its stack may be what is broken: take the top of the last good one.
 own_fault:
     mrs     x0, esr_el3
     mrs     x1, elr_el3
     mrs     x2, far_el3
     mrs     x3, mpidr_el1
-    and     x3, x3, #0xff
+    and     x5, x3, #0xf
+    ubfx    x3, x3, #8, #8
+    add     x3, x5, x3, lsl #{cluster_shift}
     ldr     x4, =stacks
     mov     x5, #{stack_size}
     add     x3, x3, #1

@@ -39,7 +39,7 @@ impl World<'_> {
 
     /// Creates a REC; its granule.
     #[track_caller]
-    fn rec_with(&self, rd: u64, mpidr: u64, change: impl FnOnce(&mut RecParams)) -> u64 {
+    pub(super) fn rec_with(&self, rd: u64, mpidr: u64, change: impl FnOnce(&mut RecParams)) -> u64 {
         let rec = self.delegated();
         let mut params = self.rec_params(rd, mpidr);
         change(&mut params);
@@ -49,7 +49,7 @@ impl World<'_> {
     }
 
     /// The content of a REC granule.
-    fn rec(&self, rec: u64) -> Rec {
+    pub(super) fn rec(&self, rec: u64) -> Rec {
         assert_eq!(self.state(rec), GranuleState::Rec);
         self.machine().memory(rec, |_, granule| Rec::of(granule).clone())
     }

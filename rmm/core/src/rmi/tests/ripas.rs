@@ -175,7 +175,7 @@ fn rec_state_a_running_rec_cannot_be_answered() {
     let rd = w.realm();
     w.tables(rd, 0, 3);
     let rec = asking(&w, rd, Ripas::RAM);
-    lock(&w, rec).set_refcount(1);
+    lock(&w, rec).count(1).unwrap();
     w.fails(set(rd, rec, 0x1000, 0x9000), ReturnCode::ERROR_REC);
 }
 

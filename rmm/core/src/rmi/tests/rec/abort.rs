@@ -184,7 +184,7 @@ fn an_access_without_a_syndrome_shows_its_length_and_is_not_emulated() {
         w.change_rec(vm.rec, |rec| rec.context.pstate = pstate);
         let exit = vm.enter(std::vec![sync(esr | PERMISSION, 0x10, hpfar(PAGE))]);
         assert_exit(&exit, |exit| {
-            exit.esr = DATA | esr::IL | esr::SET | esr::FNV | esr::EA | PERMISSION;
+            exit.esr = DATA | esr::SET | esr::FNV | esr::EA | PERMISSION;
             exit.hpfar = PAGE >> 8;
         });
         vm.refuses(REC, |enter| enter.flags = 1);

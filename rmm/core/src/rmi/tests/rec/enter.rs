@@ -214,3 +214,36 @@ fn pmu_overflow_is_reported_to_a_realm_with_a_pmu_only() {
         assert_eq!(vm.enter(std::vec![does(disabled, RealmExit::Irq)]).pmu_ovf_status, 0);
     }
 }
+
+#[test]
+fn a_cpu_forgets_a_virtual_cpu_before_it_runs_another_of_the_same_realm() {
+    let entries = entries();
+    let w = World::new(&entries);
+    let other = std::cell::Cell::new(0);
+    let vm = Vm::with(&w, |params| params.vmid = 7, |vm| other.set(w.rec_with(vm.rd, 1, |_| ())));
+    let forgotten = |cpu: usize, rec| {
+        w.machine().cpu.store(cpu, Ordering::Relaxed);
+        vm.put(&RecEnter::default());
+        w.ok(RmiCommand::RecEnter { rec, run_ptr: vm.run_ptr });
+        core::mem::take(&mut *w.machine().forgotten.lock().unwrap())
+    };
+    let other = other.get();
+    // The first on a CPU, and the same again, find nothing of another.
+    assert_eq!(forgotten(0, vm.rec), []);
+    assert_eq!(forgotten(0, vm.rec), []);
+    assert_eq!(forgotten(0, other), [(0, 7)]);
+    assert_eq!(forgotten(0, vm.rec), [(0, 7)]);
+    // Each CPU has its own last one; having been elsewhere does not matter.
+    assert_eq!(forgotten(1023, other), []);
+    assert_eq!(forgotten(0, vm.rec), []);
+    assert_eq!(forgotten(1023, vm.rec), [(1023, 7)]);
+    // Of CPUs without end nothing is known: there is always something to forget.
+    assert_eq!(forgotten(1024, vm.rec), [(1024, 7)]);
+    assert_eq!(forgotten(usize::MAX, vm.rec), [(usize::MAX, 7)]);
+    // An entry that is refused runs nothing.
+    w.machine().cpu.store(0, Ordering::Relaxed);
+    w.change_rec(other, |rec| rec.set_runnable(false));
+    w.fails(RmiCommand::RecEnter { rec: other, run_ptr: vm.run_ptr }, REC);
+    assert_eq!(*w.machine().forgotten.lock().unwrap(), []);
+    assert_eq!(forgotten(0, vm.rec), []);
+}

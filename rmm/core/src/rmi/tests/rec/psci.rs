@@ -169,14 +169,14 @@ fn an_entry_that_is_about_to_fail_turns_no_cpu_on() {
     let w = World::new(&entries);
     let (vm, other) = vm(&w);
     // The Host enters both on other CPUs at the same time, which have claimed them and not looked further.
-    let claim = |rec, count| w.rmm.granules().lock(rec, GranuleState::Rec).unwrap().set_refcount(count);
+    let claim = |rec, change| w.rmm.granules().lock(rec, GranuleState::Rec).unwrap().count(change).unwrap();
     for (function, answer) in [(fid::AFFINITY_INFO_64, 1), (fid::CPU_ON_64, 0)] {
         vm.call_exits(&[function, 1, 0, 7]);
         claim(vm.rec, 1);
         claim(other, 1);
         w.ok(complete(&vm, other, PsciStatus::SUCCESS));
-        claim(vm.rec, 0);
-        claim(other, 0);
+        claim(vm.rec, -1);
+        claim(other, -1);
         assert_eq!(vm.resumed_with(|_| ()).gprs[0], answer);
     }
     assert!(w.rec(other).is_runnable());

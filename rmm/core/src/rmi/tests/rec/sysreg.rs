@@ -36,22 +36,26 @@ fn id_registers_describe_a_realm_without_sve_and_pmu() {
     let vm = Vm::with(&w, |params| (params.num_bps, params.num_wps) = (4, 2), |_| ());
     let pfr0 = read(&vm, id(4, 0));
     assert_eq!((nibble(pfr0, 32), nibble(pfr0, 40), nibble(pfr0, 44)), (0, 0, 0), "SVE, MPAM and AMU");
-    assert_eq!(pfr0 | 0xf << 32 | 0xff << 40, u64::MAX);
+    assert_eq!(nibble(pfr0, 56), 1, "CSV2 without SCXTNUM_EL1");
+    assert_eq!(pfr0 | 0xf << 32 | 0xff << 40 | 0xf << 56, u64::MAX);
     let pfr1 = read(&vm, id(4, 1));
     let hidden = [
         (8, "MTE"),
         (16, "MPAM_frac"),
         (24, "SME"),
+        (36, "NMI"),
         (40, "MTE_frac"),
         (44, "GCS"),
         (48, "THE"),
         (52, "MTEX"),
+        (56, "DF2"),
         (60, "PFAR"),
     ];
     for (low, what) in hidden {
         assert_eq!(nibble(pfr1, low), 0, "{what}");
     }
-    assert_eq!(pfr1.count_ones() as usize, 64 - hidden.len() * 4);
+    assert_eq!(nibble(pfr1, 32), 1, "CSV2_frac without SCXTNUM_EL1");
+    assert_eq!(pfr1.count_ones() as usize, 64 - hidden.len() * 4 - 3);
     assert_eq!(read(&vm, id(4, 4)), 0, "SVE features");
     assert_eq!(read(&vm, id(4, 5)), 0, "SME features");
     let dfr0 = read(&vm, id(5, 0));
@@ -62,8 +66,7 @@ fn id_registers_describe_a_realm_without_sve_and_pmu() {
     for kept in [0, 36, 48] {
         assert_eq!(nibble(dfr0, kept), 0xf, "bits from {kept}");
     }
-    let dfr1 = read(&vm, id(5, 1));
-    assert_eq!(dfr1, !(0xffff << 8 | 0xf << 36 | 0xf << 48));
+    assert_eq!(read(&vm, id(5, 1)), 0, "all of it has registers of its own");
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn id_registers_describe_a_realm_with_sve_and_pmu_and_many_breakpoints() {
     let dfr0 = read(&vm, id(5, 0));
     assert_eq!((nibble(dfr0, 8), nibble(dfr0, 60)), (0xf, 0xf), "PMU");
     assert_eq!((nibble(dfr0, 12), nibble(dfr0, 20)), (15, 15));
-    assert_eq!(read(&vm, id(5, 1)) >> 8 & 0xffff, 19);
+    assert_eq!(read(&vm, id(5, 1)), 19 << 8);
 }
 
 #[test]
@@ -91,7 +94,9 @@ fn known_registers_are_the_hardwares_and_unknown_ones_zero() {
     let w = World::new(&entries);
     let vm = Vm::new(&w);
     assert_eq!(read(&vm, id(7, 1)), !(0xf << 16), "all but LORegions");
-    let known = [(5, 4), (5, 5), (6, 0), (6, 1), (7, 0), (7, 2)];
+    assert_eq!(read(&vm, id(6, 0)), !(0xf << 24), "all but TME");
+    assert_eq!(read(&vm, id(6, 1)), !(0xf << 60), "all but LS64");
+    let known = [(5, 4), (5, 5), (7, 0), (7, 2)];
     for (crm, op2) in known {
         assert_eq!(read(&vm, id(crm, op2)), u64::MAX, "CRm {crm} op2 {op2}");
     }
@@ -112,12 +117,13 @@ fn interrupts_the_realm_sends_are_the_hosts_to_emulate() {
             |context| context.gprs[6] = 0xabcd,
             RealmExit::Sync { esr, far: 1, hpfar: 2 }
         )]);
-        assert_exit(&exit, |exit| (exit.esr, exit.gprs[0]) = (esr, 0xabcd));
+        let shown = trap([3, 0, 12, 11, op2], 0, false);
+        assert_exit(&exit, |exit| (exit.esr, exit.gprs[0]) = (shown, 0xabcd));
         assert_eq!(vm.content().context.pc, pc + 4);
     }
     // By XZR.
     let exit = vm.enter(std::vec![sync(trap([3, 0, 12, 11, 5], 31, false), 1, 2)]);
-    assert_eq!(exit.gprs[0], 0);
+    assert_eq!((exit.esr, exit.gprs[0]), (trap([3, 0, 12, 11, 5], 0, false), 0));
 }
 
 #[test]
@@ -147,4 +153,14 @@ fn everything_else_reads_as_zero_and_ignores_writes() {
     w.change_rec(vm.rec, |rec| rec.context.gprs = [9; 31]);
     vm.enter(std::vec![sync(trap([3, 3, 9, 12, 0], 4, false), 0, 0), irq()]);
     assert_eq!(vm.content().context.gprs, [9; 31]);
+}
+
+#[test]
+fn a_pmu_of_a_realm_is_at_most_v3p8() {
+    for (hardware, shown) in [(0x4, 0x4), (0x8, 0x8), (0x9, 0x8), (0xe, 0x8), (0xf, 0xf)] {
+        let entries = entries();
+        let w = World::with(&entries, |machine| machine.id_registers = u64::MAX << 12 | hardware << 8);
+        let vm = Vm::with(&w, |params| (params.flags, params.pmu_num_ctrs) = (4, 3), |_| ());
+        assert_eq!(nibble(read(&vm, id(5, 0)), 8), shown);
+    }
 }
