@@ -1,4 +1,4 @@
-//! An interrupt controller without interrupts.
+//! An interrupt controller without interrupts: a line that goes up wakes the first vCPU.
 
 use crate::Errno;
 use crate::run::irqchip::{GicConfig, GicEntry, GicExit, GicRegister, Irqchip, Wake};
@@ -19,7 +19,10 @@ impl Irqchip for FakeIrqchip {
     fn set_private(&self, _vcpu: u32, _intid: u32, _level: bool, _wake: &dyn Wake) -> Result<(), Errno> {
         Ok(())
     }
-    fn set_shared(&self, _intid: u32, _level: bool, _wake: &dyn Wake) -> Result<(), Errno> {
+    fn set_shared(&self, _intid: u32, level: bool, wake: &dyn Wake) -> Result<(), Errno> {
+        if level {
+            wake.wake(0);
+        }
         Ok(())
     }
     fn write_register(&self, _vcpu: u32, _register: GicRegister, _value: u64, _wake: &dyn Wake) {}

@@ -315,11 +315,19 @@ impl<H: Host> Realm<H> {
     pub(crate) fn stock(&self, base: u64, size: u64) -> Spare {
         let mut spare = Spare::new();
         if let Some((tables, _)) = self.known() {
+            tables.fill_reserve();
             let shortage = tables.shortage_of_split(base, base.saturating_add(size));
             // Where there is not enough the work tells.
             let _: Result<(), RealmError> = tables.top_up(&mut spare, shortage);
         }
         spare
+    }
+
+    /// Makes sure that whole blocks can be taken away, if the Host has memory. With no lock held.
+    pub(crate) fn fill_reserve(&self) {
+        if let Some((tables, _)) = self.known() {
+            tables.fill_reserve();
+        }
     }
 
     /// Gives back what is left of [`Self::stock`].

@@ -1,9 +1,9 @@
 //! A vCPU that runs, on a Host that lets nothing but the entry happen between `vcpu_load` and `vcpu_put`.
 
 use super::*;
-use crate::Vm;
 use crate::fake::{Entry, KILLED};
 use crate::realm::Supply;
+use crate::{Host, Vm};
 use realm_abi::kvm::{VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST};
 use realm_abi::rmi::{ExitReason, RecRun, Ripas};
 
@@ -162,10 +162,29 @@ fn a_vm_that_ends_stops_a_vcpu_that_runs() {
     let answer = std::thread::scope(|threads| {
         let (vcpu, rmm) = (running.vcpu.clone(), running.machine.device.rmm().clone());
         let runs = threads.spawn(move || Process::new(&rmm, 1).ioctl(&vcpu, cmd(Ioctl::Run), 0));
-        in_realm.recv().unwrap();
+        // Long enough for any machine: only a test that fails waits for it.
+        in_realm.recv_timeout(core::time::Duration::from_secs(60)).expect("the realm is entered");
         assert_eq!(running.machine.device.shut_down(), Ok(()));
         runs.join().unwrap()
     });
     assert_eq!(answer, Err(Errno::EIO));
+    running.end();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn an_interrupt_is_raised_where_nothing_may_sleep() {
+    let running = Running::new();
+    let gic = running.vm.config.lock().gic.running().unwrap();
+    let vcpu = running.vm.vcpus().next().unwrap();
+    vcpu.waker().take_kick();
+    let entry = crate::host::Entry { vcpu: vcpu.number(), mask_pmu: false };
+    running.host().vcpu_load(&entry);
+    gic.set_shared(40, true).unwrap();
+    let woken = vcpu.waker().take_kick();
+    vcpu.kick();
+    running.host().vcpu_put(&entry);
+    assert!(woken && vcpu.waker().is_kicked());
+    drop((gic, vcpu));
     running.end();
 }

@@ -159,6 +159,7 @@ impl<H: Host> Vm<H> {
             (None, _) if region.size > 0 => Some(Arc::try_new(region.slot(None))?),
             _ => None,
         };
+        self.realm.fill_reserve();
         let _layout = self.lock_layout_with_room(|memory| &mut memory.slots.0, 1)?;
         let change = self.memory.lock().slots.plan(&region)?;
         let new = match (change, file) {

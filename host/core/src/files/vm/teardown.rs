@@ -52,7 +52,11 @@ impl<H: Host> Vm<H> {
     /// frees what the RMM still holds.
     pub(crate) fn tear_down(&self) -> Result<(), RealmError> {
         self.evict();
-        self.free_memory()?;
+        match self.free_memory() {
+            // Its reserve was a table of a later block: it is back now.
+            Err(RealmError::NoMemory) => self.free_memory(),
+            result => result,
+        }?;
         self.realm.destroy_tables()?;
         for vcpu in self.vcpus() {
             vcpu.destroy_rec()?;

@@ -2,13 +2,13 @@
 
 use super::Vm;
 use crate::error::Phase;
-use crate::fake::{ALWAYS, FakeHost, Granule, KILLED, NEVER, ON_UNLOCK, Process, Step};
+use crate::fake::{ALWAYS, Entry, FakeHost, Granule, KILLED, NEVER, ON_UNLOCK, Process, Step, USER_PA};
 use crate::files::device::Limits;
 use crate::host::Owner;
 use crate::memory::guest_memfd::GuestMemfd;
 use crate::memory::memslot::Memslot;
 use crate::realm::ipa::BLOCK_SIZE;
-use crate::realm::{CpuParams, Fault};
+use crate::realm::{CpuParams, Fault, Supply};
 use crate::{Device, Errno, Lock};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -270,4 +270,94 @@ fn a_slot_whose_memory_the_rmm_keeps_stays() {
     assert_eq!((data(&device), vm.memory.lock().slots.find(RAM).is_some()), (1, true));
     assert_eq!(delete_slot(&vm, &process), Ok(0));
     assert_ends_well(&device, &vm);
+}
+
+/// Uses the reserve up: a part of the last block is taken away while the Host has no memory.
+fn use_reserve_up(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
+    device.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
+    let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
+    let part = slot.private_range(&(RAM + BLOCK_SIZE..RAM + BLOCK_SIZE + PAGE)).unwrap();
+    vm.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER).unwrap();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_vm_is_torn_down_without_memory_also_when_its_reserve_is_in_use() {
+    let (device, vm) = with_private_memory();
+    use_reserve_up(&device, &vm);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_slot_can_be_removed_when_the_reserve_is_in_use_and_the_host_has_memory_again() {
+    let (device, vm) = with_private_memory();
+    use_reserve_up(&device, &vm);
+    device.host().stop_injecting();
+    assert_eq!(delete_slot(&vm, &Process::new(device.rmm(), 1)), Ok(0));
+    assert_eq!(data(&device), 0);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_slot_is_removed_without_any_memory() {
+    let (device, vm) = with_private_memory();
+    device.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
+    assert_eq!(delete_slot(&vm, &Process::new(device.rmm(), 1)), Ok(0));
+    assert_eq!(data(&device), 0);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn faults_during_a_change_of_attributes_leave_only_what_the_attributes_say() {
+    for private in [false, true] {
+        let (device, vm) = with_private_memory();
+        let process = Process::new(device.rmm(), 1);
+        if private {
+            set_private(&vm, &process, false).unwrap();
+        }
+        // Two pages in the middle of a block change; another vCPU touches the block at every moment, both halves.
+        let changed = RAM + 8 * PAGE..RAM + 10 * PAGE;
+        let (other, host) = (vm.clone(), device.rmm().clone());
+        let touch = move || {
+            let slot = other.memory.lock().slots.find(RAM).cloned().unwrap();
+            let block = RAM..RAM + BLOCK_SIZE;
+            let range = slot.private_range(&block).unwrap();
+            for at in [RAM, RAM + 8 * PAGE] {
+                let around = other.memory.lock().private.around(at);
+                let covered = around
+                    .map_or(block.clone(), |around| around.start.max(block.start)..around.end.min(block.end));
+                let range = range.within(covered.start, covered.end).unwrap();
+                let valid = || other.is_private(&slot, &covered);
+                other.realm.fault_private(&range, at, &valid, &ALWAYS).unwrap();
+                let pinned = host.host().hold(USER_PA + at, PAGE);
+                let page = at..at + PAGE;
+                other.realm.map_shared(at, pinned, &|| other.is_shared(&slot, &page)).unwrap();
+            }
+        };
+        ON_UNLOCK.set(Some(Box::new(touch)));
+        let request = MemoryAttributes {
+            address: changed.start,
+            size: changed.end - changed.start,
+            attributes: if private { MEMORY_ATTRIBUTE_PRIVATE } else { 0 },
+            flags: 0,
+        };
+        let result = vm.set_attributes(&process, &request);
+        drop(ON_UNLOCK.take());
+        assert_eq!(result, Ok(0));
+        let rd = vm.realm.rd().unwrap();
+        for at in (RAM..RAM + BLOCK_SIZE).step_by(0x1000) {
+            let is_private = private == changed.contains(&at);
+            let (mapped, shared) = device.host().with_rmm(|rmm| {
+                let entry = |ipa| rmm.realms[&rd].entry(ipa, 3).1;
+                let half = 1 << 32;
+                (matches!(entry(at), Entry::Assigned(..)), matches!(entry(at + half), Entry::AssignedNs(_)))
+            });
+            let wrong = if is_private { shared } else { mapped };
+            assert!(!wrong, "{at:#x}: {mapped} {shared}");
+        }
+        assert_ends_well(&device, &vm);
+    }
 }

@@ -186,6 +186,14 @@ impl<H: Host> Stage2<'_, H> {
         self.rmm.give_back(granule);
     }
 
+    /// Fills the reserve if it is in use and the Host has memory, with no lock held.
+    pub(crate) fn fill_reserve(&self) {
+        let is_full = self.tables.reserve.lock().is_some();
+        if !is_full && let Ok(granule) = self.rmm.take_delegated() {
+            self.give_back_table(granule);
+        }
+    }
+
     /// Gives the reserve up.
     pub(crate) fn empty_reserve(&self) {
         let granule = self.tables.reserve.lock().take();
