@@ -100,6 +100,9 @@ pub struct Exception {
 const HCR_TGE: u64 = 1 << 27;
 const HCR_RW: u64 = 1 << 31;
 const HCR_E2H: u64 = 1 << 34;
+const HCR_NV: u64 = 1 << 42;
+const HCR_NV1: u64 = 1 << 43;
+const HCR_NV2: u64 = 1 << 45;
 
 /// Of SCTLR_ELx in AArch64.
 mod sctlr {
@@ -124,6 +127,8 @@ const ESR_IL: u64 = 1 << 25;
 mod pstate {
     /// The stack pointer is SP_ELx, not SP_EL0.
     pub const SP: u64 = 1 << 0;
+    pub const LEVEL: u64 = 0b11 << 2;
+    pub const EL2: u64 = 0b10 << 2;
     pub const AARCH32: u64 = 1 << 4;
     pub const DAIF: u64 = 0xf << 6;
     pub const SSBS: u64 = 1 << 12;
@@ -203,11 +208,18 @@ const fn to_aarch64(from: State, level: u64, to: u64, controls: &Controls, featu
     if features.contains(Features::GCS) && level == to && gcscr & GCSCR_EXLOCKEN != 0 {
         next |= pstate::EXLOCK;
     }
+    // A guest hypervisor at EL1 is told that it was at EL2.
+    let nested = match (controls.hcr & HCR_NV != 0, controls.hcr & HCR_NV1 != 0, controls.hcr & HCR_NV2 != 0)
+    {
+        (true, false, _) | (true, true, true) => level == 1 && to == 1,
+        _ => false,
+    };
+    let saved = if nested { from.pstate & !pstate::LEVEL | pstate::EL2 } else { from.pstate };
     Exception {
         target,
         next: State { pc: (vbar & !0x7ff) | vector, pstate: next },
         link: from.pc,
-        saved: from.pstate,
+        saved,
         esr: ESR_IL,
     }
 }
@@ -291,6 +303,15 @@ mod tests {
         // A program in AArch32 has its vector.
         let exception = taken(0x10, &controls);
         assert_eq!((exception.target, exception.next.pc), (Target::El2, 0x2_0600));
+    }
+
+    #[test]
+    fn a_guest_hypervisor_is_told_that_it_was_at_el2() {
+        let nested = |bits| taken(5, &Controls { hcr: HCR_RW | bits, ..CONTROLS }).saved;
+        assert_eq!([HCR_NV, HCR_NV | HCR_NV2, HCR_NV | HCR_NV1 | HCR_NV2].map(nested), [9; 3]);
+        assert_eq!([0, HCR_NV1, HCR_NV | HCR_NV1, HCR_NV2].map(nested), [5; 4]);
+        // Its programs are at EL0.
+        assert_eq!(taken(0, &Controls { hcr: HCR_RW | HCR_NV, ..CONTROLS }).saved, 0);
     }
 
     #[test]
