@@ -410,6 +410,35 @@ fn a_realm_shares_no_more_than_a_vm_may_hold() {
 }
 
 #[test]
+fn a_range_that_begins_and_ends_inside_of_blocks_is_converted_both_ways() {
+    const HALF: u64 = BLOCK / 2;
+    const FIRST: u64 = RAM + BLOCK;
+    let vmm = active(12, |guest| {
+        for block in [0, BLOCK, 2 * BLOCK] {
+            guest.write::<u64>(FIRST + block, MAGIC + block).expect("private");
+        }
+        step(guest);
+        let whole = guest.read::<u64>(FIRST);
+        assert_eq!((whole, guest.read::<u64>(FIRST + 2 * BLOCK + HALF)), (Ok(MAGIC), Ok(0)), "what stays");
+        for block in [0, BLOCK, 2 * BLOCK] {
+            guest.write::<u64>(SHARED + FIRST + block + if block == 0 { HALF } else { 0 }, 1).expect("shared");
+        }
+        step(guest);
+    });
+    vmm.run_a_step();
+    // Each of the three blocks is one entry: the first and the last of them have to be split at once.
+    let private = |ipa| vmm.machine.rmi(&RmiCommand::RttReadEntry { rd: vmm.rd(), ipa, level: 3 }).read_entry();
+    for block in [0, BLOCK, 2 * BLOCK] {
+        assert_eq!(private(FIRST + block).0, 2, "folded");
+    }
+    assert_eq!(vmm.set_private(FIRST + HALF, 2 * BLOCK, false), Ok(0));
+    assert_eq!([private(FIRST).0, private(FIRST + 2 * BLOCK).0], [3, 3], "split");
+    vmm.run_a_step();
+    assert_eq!(vmm.set_private(FIRST + HALF, 2 * BLOCK, true), Ok(0));
+    vmm.end();
+}
+
+#[test]
 fn a_slot_that_goes_takes_its_blocks_with_it() {
     let vmm = active(12, |guest| {
         step(guest);

@@ -312,11 +312,11 @@ impl<H: Host> Stage2<'_, H> {
         for ipa in [base, end].into_iter().filter(|ipa| !ipa.is_multiple_of(BLOCK_SIZE)) {
             let alias = self.tables.space.alias(ipa);
             let shared = matches!(
-                self.blocks(alias).lock().get(number(alias)).map(|block| &block.shared),
+                self.blocks(alias).lock().get(place(alias)).map(|block| &block.shared),
                 Some(Shared::Block { .. })
             );
             // A private block that was folded has a record without a table.
-            let private = self.blocks(ipa).lock().get(number(ipa)).is_some_and(|block| block.table.is_none());
+            let private = self.blocks(ipa).lock().get(place(ipa)).is_some_and(|block| block.table.is_none());
             shortage.tables = shortage.tables.saturating_add(usize::from(shared || private));
             shortage.pages = shortage.pages.saturating_add(usize::from(shared));
         }
