@@ -487,3 +487,24 @@ fn what_the_host_remembers_of_a_block_of_memory_is_small() {
     drop(memfd);
     assert_eq!((heap::live(), rmm.host().pages()), (before, 0));
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn what_splits_the_ends_of_a_range_is_gathered_before_a_lock_is_taken() {
+    let vm = Vm::active(12);
+    for block in 0..3 {
+        vm.realm.fault_private(&vm.ram(), RAM + block * BLOCK_SIZE, &ALWAYS, &ALWAYS).unwrap();
+    }
+    let half = BLOCK_SIZE / 2;
+    for (base, size, tables) in [
+        (RAM, 3 * BLOCK_SIZE, 0),
+        (RAM, BLOCK_SIZE + half, 1),
+        (RAM + half, BLOCK_SIZE, 2),
+        (RAM + 3 * BLOCK_SIZE + half, 0x1000, 0),
+    ] {
+        let stock = vm.realm.stock(base, size);
+        assert_eq!(stock.tables(), tables, "{base:#x} {size:#x}");
+        vm.realm.put_away(stock);
+    }
+    vm.end();
+}
