@@ -421,13 +421,16 @@ fn a_range_that_begins_and_ends_inside_of_blocks_is_converted_both_ways() {
         let whole = guest.read::<u64>(FIRST);
         assert_eq!((whole, guest.read::<u64>(FIRST + 2 * BLOCK + HALF)), (Ok(MAGIC), Ok(0)), "what stays");
         for block in [0, BLOCK, 2 * BLOCK] {
-            guest.write::<u64>(SHARED + FIRST + block + if block == 0 { HALF } else { 0 }, 1).expect("shared");
+            guest
+                .write::<u64>(SHARED + FIRST + block + if block == 0 { HALF } else { 0 }, 1)
+                .expect("shared");
         }
         step(guest);
     });
     vmm.run_a_step();
     // Each of the three blocks is one entry: the first and the last of them have to be split at once.
-    let private = |ipa| vmm.machine.rmi(&RmiCommand::RttReadEntry { rd: vmm.rd(), ipa, level: 3 }).read_entry();
+    let private =
+        |ipa| vmm.machine.rmi(&RmiCommand::RttReadEntry { rd: vmm.rd(), ipa, level: 3 }).read_entry();
     for block in [0, BLOCK, 2 * BLOCK] {
         assert_eq!(private(FIRST + block).0, 2, "folded");
     }
