@@ -335,12 +335,12 @@ impl Host for MachineHost {
     }
 
     fn with_granule<R>(&self, pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
-        let mut bytes = Box::new([0; GRANULE_SIZE as usize]);
-        self.read_phys(pa, bytes.as_mut_slice());
+        let mut bytes = Box::new(GranuleBytes([0; GRANULE_SIZE as usize]));
+        self.read_phys(pa, &mut bytes.0);
         let before = bytes.clone();
         let result = work(&mut bytes);
         if bytes != before {
-            self.write_phys(pa, bytes.as_slice());
+            self.write_phys(pa, &bytes.0);
         }
         result
     }

@@ -66,7 +66,7 @@ struct Machine {
     /// Allocated blocks, host pages by address.
     blocks: BTreeMap<u64, usize>,
     next: u64,
-    contents: BTreeMap<u64, Box<[u8; GRANULE_SIZE as usize]>>,
+    contents: BTreeMap<u64, Box<GranuleBytes>>,
     rmm: MiniRmm,
     fault: Option<Fault>,
     matched: u64,
@@ -345,6 +345,6 @@ impl Machine {
     fn content(&mut self, pa: u64) -> &mut GranuleBytes {
         let base = pa & !(GRANULE_SIZE - 1);
         assert!(!self.rmm.granules.contains_key(&base), "granule protection fault at {pa:#x}");
-        self.contents.entry(base).or_insert_with(|| Box::new([0; GRANULE_SIZE as usize]))
+        self.contents.entry(base).or_insert_with(|| Box::new(GranuleBytes([0; GRANULE_SIZE as usize])))
     }
 }

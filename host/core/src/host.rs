@@ -22,9 +22,12 @@ use crate::{Errno, File};
 use core::fmt::Arguments;
 use realm_abi::GRANULE_SIZE;
 use realm_alloc::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A granule's bytes.
-pub type GranuleBytes = [u8; GRANULE_SIZE as usize];
+/// A granule's bytes, aligned as it is, so that the structures of RMI can be built and read in them.
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(4096))]
+pub struct GranuleBytes(pub [u8; GRANULE_SIZE as usize]);
 
 /// What pages are for: a kernel accounts them to the process by it, and chooses where they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use dtoolkit::fdt::Fdt;
 use realm_el2::lock::Mutex;
 use realm_el2::{image_end, probe};
+use realm_host::host::GranuleBytes;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -99,11 +100,11 @@ pub fn free(pa: u64, pages: usize) -> Result<(), u64> {
 ///
 /// # Panics
 /// If it is not a page of memory.
-pub fn with_page<R>(pa: u64, work: impl FnOnce(&mut [u8; PAGE as usize]) -> R) -> R {
+pub fn with_page<R>(pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
     assert!(pa.is_multiple_of(PAGE) && is_memory(pa, PAGE as usize), "{pa:#x} is no page");
     // SAFETY: it is mapped memory of a page's size and alignment, which is the caller's alone while `work` runs: the Host core
     // owns it and hands it to nobody meanwhile.
-    work(unsafe { &mut *(pa as *mut [u8; PAGE as usize]) })
+    work(unsafe { &mut *(pa as *mut GranuleBytes) })
 }
 
 /// Copies from memory that may be written meanwhile by a realm or another CPU.

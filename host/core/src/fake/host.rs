@@ -77,7 +77,7 @@ impl Host for FakeHost {
 
     fn with_granule<R>(&self, pa: u64, work: impl FnOnce(&mut GranuleBytes) -> R) -> R {
         assert!(pa.is_multiple_of(GRANULE_SIZE));
-        let mut bytes = *self.machine().content(pa);
+        let mut bytes = self.machine().content(pa).clone();
         let result = work(&mut bytes);
         *self.machine().content(pa) = bytes;
         result
@@ -85,12 +85,12 @@ impl Host for FakeHost {
 
     fn read_phys(&self, pa: u64, out: &mut [u8]) {
         let offset = usize::try_from(pa % GRANULE_SIZE).unwrap();
-        out.copy_from_slice(&self.machine().content(pa)[offset..offset + out.len()]);
+        out.copy_from_slice(&self.machine().content(pa).0[offset..offset + out.len()]);
     }
 
     fn write_phys(&self, pa: u64, bytes: &[u8]) {
         let offset = usize::try_from(pa % GRANULE_SIZE).unwrap();
-        self.machine().content(pa)[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.machine().content(pa).0[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
     fn smc(&self, regs: [u64; 8]) -> [u64; 5] {
@@ -125,18 +125,18 @@ impl Host for FakeHost {
             "between vcpu_load and vcpu_put the realm is entered: {command:?}"
         );
         if let RmiCommand::RecEnter { run_ptr, .. } = command {
-            let mut run = RecRun::read_from_bytes(&machine.content(run_ptr)[..]).unwrap();
+            let mut run = RecRun::read_from_bytes(&machine.content(run_ptr).0[..]).unwrap();
             run.exit.zero();
             run.exit.exit_reason = ExitReason::IRQ;
             if let Some(guest) = &mut machine.guest {
                 guest(&mut run);
             }
-            machine.content(run_ptr).copy_from_slice(run.as_bytes());
+            machine.content(run_ptr).0.copy_from_slice(run.as_bytes());
         }
         let Machine { rmm, contents, mangle, .. } = &mut *machine;
         let mut reply = rmm.handle(command, contents);
         if let (RmiCommand::GranuleUndelegate { addr }, true) = (command, reply.code.is_success()) {
-            contents.insert(addr, Box::new([WIPED; GRANULE_SIZE as usize]));
+            contents.insert(addr, Box::new(GranuleBytes([WIPED; GRANULE_SIZE as usize])));
         }
         if let Some(mangle) = mangle {
             mangle(&command, &mut reply);

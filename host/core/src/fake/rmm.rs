@@ -13,7 +13,7 @@ use realm_abi::rmi::{
 };
 use zerocopy::FromBytes;
 
-pub(crate) type Contents = BTreeMap<u64, Box<[u8; GRANULE_SIZE as usize]>>;
+pub(crate) type Contents = BTreeMap<u64, Box<crate::host::GranuleBytes>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Granule {
@@ -258,7 +258,7 @@ impl MiniRmm {
                 }
                 self.data_create(rd, data, ipa, Some(Ripas::RAM))?;
                 self.realm(rd)?.measured += 1;
-                self.data.insert(data, contents.get(&src).map_or(0, |content| content[0]));
+                self.data.insert(data, contents.get(&src).map_or(0, |content| content.0[0]));
                 Ok([0; 4])
             }
             RmiCommand::DataCreateUnknown { rd, data, ipa } => self.data_create(rd, data, ipa, None),
@@ -325,7 +325,7 @@ impl MiniRmm {
     fn realm_create(&mut self, rd: u64, params_ptr: u64, contents: &Contents) -> Answer {
         self.is(rd, Granule::Delegated)?;
         check(!self.granules.contains_key(&params_ptr))?;
-        let page: &[u8] = contents.get(&params_ptr).map_or(&[][..], |content| &content[..]);
+        let page: &[u8] = contents.get(&params_ptr).map_or(&[][..], |content| &content.0[..]);
         let Ok(params) = RealmParams::read_from_bytes(page) else { return refuse(ReturnCode::ERROR_INPUT) };
         let Some(space) = IpaSpace::new(u32::from(params.s2sz)) else {
             return refuse(ReturnCode::ERROR_INPUT);
@@ -372,7 +372,7 @@ impl MiniRmm {
         if self.realm(rd)?.active {
             return refuse(ReturnCode::ERROR_REALM);
         }
-        let page: &[u8] = contents.get(&params_ptr).map_or(&[][..], |content| &content[..]);
+        let page: &[u8] = contents.get(&params_ptr).map_or(&[][..], |content| &content.0[..]);
         let Ok(params) = RecParams::read_from_bytes(page) else { return refuse(ReturnCode::ERROR_INPUT) };
         check(params.num_aux == self.aux_count)?;
         let aux: Vec<u64> = params.aux.into_iter().take(usize::try_from(params.num_aux).unwrap()).collect();

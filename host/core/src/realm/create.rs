@@ -8,7 +8,7 @@ use crate::rmm::rmi::RmiError;
 use crate::{Host, Lock};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE, RealmFlags, RealmParams};
 use realm_alloc::Vec;
-use zerocopy::FromBytes;
+use zerocopy::{FromZeros, transmute_mut};
 
 impl<H: Host> Realm<H> {
     /// Chooses the hash of the measurements.
@@ -141,10 +141,9 @@ impl<H: Host> Realm<H> {
             return Err(RealmError::NoMemory);
         };
         self.rmm.host().with_granule(page.pa(), |bytes| {
-            bytes.fill(0);
-            if let Ok(params) = RealmParams::mut_from_bytes(bytes) {
-                self.fill_params(params, config, cpu, &parts.root, vmid);
-            }
+            let params: &mut RealmParams = transmute_mut!(bytes);
+            params.zero();
+            self.fill_params(params, config, cpu, &parts.root, vmid);
         });
         self.rmm.rmi().realm_create(rd.pa(), page.pa()).map_err(RmiError::into)
     }

@@ -7,7 +7,7 @@ use crate::rmm::Rmm;
 use crate::rmm::granule::{DelegatedGranule, OwnedGranule};
 use realm_abi::rmi::{MAX_REC_AUX, REC_CREATE_GPRS, RecFlags, RecParams};
 use realm_alloc::Vec;
-use zerocopy::FromBytes;
+use zerocopy::{FromZeros, transmute_mut};
 
 /// What a vCPU decides about its REC.
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +111,8 @@ impl RecParts {
         let (rd, _) = realm.for_rec_create()?;
         let rmm = realm.rmm();
         rmm.host().with_granule(self.params.pa(), |bytes| {
-            bytes.fill(0);
-            let Ok(params) = RecParams::mut_from_bytes(bytes) else { return };
+            let params: &mut RecParams = transmute_mut!(bytes);
+            params.zero();
             let flags = if config.runnable { RecFlags::RUNNABLE } else { RecFlags::empty() };
             params.flags = flags.bits();
             params.mpidr = config.mpidr;

@@ -10,7 +10,7 @@ use crate::run::vcpu::State;
 use crate::{Errno, Host, Lock, UserMemory, Vcpu};
 use realm_abi::kvm::{ExitReason as KvmExit, MpState};
 use realm_abi::rmi::{EnterFlags, GICV3_HCR_HOST_BITS, GPRS, RecEnter, RecExit, RecRun, ReturnCode, Status};
-use zerocopy::{FromBytes, FromZeros};
+use zerocopy::{FromZeros, transmute_mut};
 
 /// ERROR_REALM with this index: the realm switched itself off (RMM 1.0, RMI_REC_ENTER, `system_off`).
 const SYSTEM_OFF: ReturnCode = ReturnCode::new(Status::ERROR_REALM, 1);
@@ -103,9 +103,8 @@ impl<H: Host> Vcpu<H> {
         let lrs = self.list_registers();
         let interface = allowed(gic.flush(self.id(), lrs), lrs);
         vm.host().with_granule(run_pa, |bytes| {
-            if let Ok(run) = RecRun::mut_from_bytes(bytes) {
-                fill(&mut run.enter, state.pending, &state.registers.x, &interface);
-            }
+            let run: &mut RecRun = transmute_mut!(bytes);
+            fill(&mut run.enter, state.pending, &state.registers.x, &interface);
         });
         state.calls_before_entry = self.power_calls();
 
@@ -147,10 +146,9 @@ impl<H: Host> Vcpu<H> {
             }
             Some(Ok(())) => {
                 vm.host().with_granule(run_pa, |bytes| {
-                    if let Ok(run) = RecRun::ref_from_bytes(bytes) {
-                        state.exit.read(&run.exit);
-                        gic.sync(self.id(), &interface_of(&run.exit, lrs));
-                    }
+                    let run: &mut RecRun = transmute_mut!(bytes);
+                    state.exit.read(&run.exit);
+                    gic.sync(self.id(), &interface_of(&run.exit, lrs));
                 });
                 // What was to be answered is answered; nothing of it may reach a later entry.
                 state.pending = Pending::Nothing;

@@ -164,7 +164,7 @@ impl<H: Host> Stage2<'_, H> {
 
     fn copy_granule(&self, from: u64, to: u64) {
         let host = self.rmm.host();
-        host.with_granule(to, |bytes| host.read_phys(from, bytes));
+        host.with_granule(to, |bytes| host.read_phys(from, &mut bytes.0));
     }
 
     /// Takes back what a request put at `[base, base + size)`, which lies in one block, so that nothing of a host page stays

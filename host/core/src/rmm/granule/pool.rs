@@ -75,7 +75,7 @@ impl<H: Host> GranulePool<H> {
         }
         let first = match self.take_used(1) {
             Some(pa) => {
-                host.with_granule(pa, |bytes| bytes.fill(0));
+                host.with_granule(pa, |bytes| bytes.0.fill(0));
                 pa
             }
             None => self.take_new(host, shift, 1, purpose)?,
@@ -98,7 +98,7 @@ impl<H: Host> GranulePool<H> {
         let mut pa = match self.take_used(granules) {
             Some(pa) => {
                 for granule in addresses(pa, granules) {
-                    host.with_granule(granule, |bytes| bytes.fill(0));
+                    host.with_granule(granule, |bytes| bytes.0.fill(0));
                 }
                 pa
             }
@@ -297,11 +297,11 @@ mod tests {
         let pool = GranulePool::<FakeHost>::new().unwrap();
         let (kept, dirty) = (pool.take(&host, TABLE).unwrap(), pool.take(&host, TABLE).unwrap());
         let pa = dirty.pa();
-        host.with_granule(pa, |bytes| bytes.fill(7));
+        host.with_granule(pa, |bytes| bytes.0.fill(7));
         pool.put(&host, dirty);
         let again = pool.take(&host, TABLE).unwrap();
         assert_eq!(again.pa(), pa);
-        host.with_granule(pa, |bytes| assert_eq!(*bytes, [0; GRANULE_SIZE as usize]));
+        host.with_granule(pa, |bytes| assert_eq!(bytes.0, [0; GRANULE_SIZE as usize]));
         pool.put(&host, again);
         pool.put(&host, kept);
         assert_eq!(host.pages(), 0);
