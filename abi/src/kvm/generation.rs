@@ -57,7 +57,7 @@ impl Generation {
     /// The KVM_CREATE_VM argument for `vm`.
     #[must_use]
     pub const fn vm_type_arg(&self, vm: VmType) -> u64 {
-        let vm_type = if vm.realm { self.vm_type_realm << self.vm_type_shift } else { 0 };
+        let vm_type = if vm.realm { self.vm_type_realm.wrapping_shl(self.vm_type_shift) } else { 0 };
         vm_type | vm.ipa_bits as u64
     }
 
@@ -69,7 +69,7 @@ impl Generation {
         if arg & !(self.vm_type_mask | IPA_BITS_MASK) != 0 {
             return Err(VmTypeError::ReservedBits);
         }
-        let vm_type = (arg & self.vm_type_mask) >> self.vm_type_shift;
+        let vm_type = (arg & self.vm_type_mask).wrapping_shr(self.vm_type_shift);
         let realm = match vm_type {
             0 => false,
             realm if realm == self.vm_type_realm => true,

@@ -8,7 +8,7 @@ pub mod rmi;
 use crate::error::RealmError;
 use crate::host::Purpose;
 use crate::realm::ipa::{IpaSpace, MAX_IPA_BITS, MAX_IPA_BITS_NO_LPA2, MIN_IPA_BITS};
-use crate::{Errno, Host};
+use crate::{Errno, Host, room};
 use core::fmt;
 use granule::{DelegatedGranule, GranulePool, NotDelegated, OwnedGranule};
 use ledger::Ledger;
@@ -236,7 +236,7 @@ impl<H: Host> Rmm<H> {
 
     /// [`Self::give_back`] for each, whatever happens to the others; returns how many were lost.
     pub fn give_back_all(&self, granules: impl IntoIterator<Item = DelegatedGranule>) -> usize {
-        granules.into_iter().filter_map(|granule| (!self.give_back(granule)).then_some(())).count()
+        room::count(granules.into_iter().filter_map(|granule| (!self.give_back(granule)).then_some(())))
     }
 }
 

@@ -53,3 +53,8 @@ pub(crate) fn push<S, T>(
         }
     }
 }
+
+/// How many elements an iterator has. `Iterator::count` panics when the number overflows, and the code for that is linked.
+pub(crate) fn count(elements: impl Iterator) -> usize {
+    elements.fold(0, |count, _| count.saturating_add(1))
+}

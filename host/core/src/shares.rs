@@ -37,7 +37,7 @@ impl<H: Host, T: Send> Shares<H, T> {
 
     /// The lowest number from `from` on that `look` finds: in each share, from an index on, by its index.
     pub(crate) fn first(&self, from: u64, look: impl Fn(&T, u64) -> Option<u64>) -> Option<u64> {
-        let numbers = (0_u64..).zip(self.iter()).filter_map(|(share, lock)| {
+        let numbers = (0..u64::MAX).zip(self.iter()).filter_map(|(share, lock)| {
             let found = look(&lock.lock(), from.saturating_sub(share).div_ceil(COUNT as u64))?;
             Some(found.saturating_mul(COUNT as u64).saturating_add(share))
         });

@@ -119,7 +119,7 @@ impl<H: Host> Device<H> {
 
     /// The VMs that are not destroyed completely. One that goes meanwhile may hide another.
     pub fn vms(&self) -> impl Iterator<Item = Arc<Vm<H>>> {
-        (0..).map_while(|index| self.vms.lock().get(index).cloned())
+        (0..usize::MAX).map_while(|index| self.vms.lock().get(index).cloned())
     }
 
     /// Tries again to destroy the VMs that could not be destroyed when their last file was closed; returns how many are
@@ -255,7 +255,7 @@ impl<H: Host> Device<H> {
         if owner.privileged {
             return true;
         }
-        let theirs = self.vms.lock().iter().filter(|vm| vm.owner().user == owner.user).count();
+        let theirs = room::count(self.vms.lock().iter().filter(|vm| vm.owner().user == owner.user));
         let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
         theirs < self.rmm.vmids().count().checked_div(users).unwrap_or(1).max(1)
     }

@@ -145,7 +145,7 @@ impl<H: Host> Vm<H> {
 
     /// The vCPUs there are, by id. Process context.
     pub fn vcpus(&self) -> impl Iterator<Item = Arc<Vcpu<H>>> {
-        (0..).map_while(|index| self.vcpus.lock().get(index).cloned())
+        (0..usize::MAX).map_while(|index| self.vcpus.lock().get(index).cloned())
     }
 
     pub(crate) fn vcpu_by_id(&self, id: u32) -> Option<Arc<Vcpu<H>>> {

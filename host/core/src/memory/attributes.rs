@@ -1,6 +1,6 @@
 //! Memory attributes (KVM_SET_MEMORY_ATTRIBUTES): which guest pages are private.
 
-use crate::Errno;
+use crate::{Errno, room};
 use core::ops::Range;
 use realm_alloc::Vec;
 
@@ -55,7 +55,7 @@ impl PrivateRanges {
         let tail = met.last().map_or(range.end, |r| r.end.max(range.end));
         let pieces = if private { [head..tail, 0..0] } else { [head..range.start, range.end..tail] };
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
-        if others.saturating_add(pieces.clone().count()) > MAX_RANGES {
+        if others.saturating_add(room::count(pieces.clone())) > MAX_RANGES {
             return Err(Errno::ENOMEM);
         }
         if self.0.spare() < MORE_RANGES {
@@ -64,9 +64,9 @@ impl PrivateRanges {
         for _ in first..last {
             self.0.remove(first);
         }
-        for (offset, piece) in pieces.enumerate() {
+        for (place, piece) in (first..usize::MAX).zip(pieces) {
             // There is room for two.
-            let _full = self.0.insert_within(first.saturating_add(offset), piece);
+            let _full = self.0.insert_within(place, piece);
         }
         Ok(())
     }

@@ -36,10 +36,7 @@ pub struct IpaSpace {
     bits: u32,
 }
 
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "new() bounds the width to 32 to 52, so no term under- or overflows"
-)]
+// `new` bounds the width to 32 to 52, so nothing saturates or wraps.
 impl IpaSpace {
     /// The space of `bits` bits, `None` outside [`MIN_IPA_BITS`] to [`MAX_IPA_BITS`].
     #[must_use]
@@ -65,36 +62,36 @@ impl IpaSpace {
     /// Table levels, the starting one included.
     #[must_use]
     pub const fn levels(self) -> u32 {
-        (self.bits - CONCATENATION_BITS - GRANULE_SHIFT).div_ceil(BITS_PER_LEVEL)
+        self.bits.saturating_sub(CONCATENATION_BITS + GRANULE_SHIFT).div_ceil(BITS_PER_LEVEL)
     }
 
     /// The level at which the walk starts, 0 to 2.
     #[must_use]
     pub const fn start_level(self) -> i64 {
-        RTT_PAGE_LEVEL + 1 - self.levels() as i64
+        (RTT_PAGE_LEVEL + 1).saturating_sub(self.levels() as i64)
     }
 
     /// Bits one table of the starting level covers.
     const fn root_span_bits(self) -> u32 {
-        self.levels() * BITS_PER_LEVEL + GRANULE_SHIFT
+        self.levels().saturating_mul(BITS_PER_LEVEL).saturating_add(GRANULE_SHIFT)
     }
 
     /// Tables at the starting level: 1, 2, 4, 8 or 16.
     #[must_use]
     pub const fn root_tables(self) -> usize {
-        1 << self.bits.saturating_sub(self.root_span_bits())
+        1_usize.wrapping_shl(self.bits.saturating_sub(self.root_span_bits()))
     }
 
     /// End of the protected half, 2^(bits - 1): also the bit that distinguishes the halves.
     #[must_use]
     pub const fn protected_end(self) -> u64 {
-        1 << (self.bits - 1)
+        1_u64.wrapping_shl(self.bits.saturating_sub(1))
     }
 
     /// End of the space, 2^bits.
     #[must_use]
     pub const fn end(self) -> u64 {
-        1 << self.bits
+        1_u64.wrapping_shl(self.bits)
     }
 
     /// Whether `ipa` lies in the protected half.
@@ -121,11 +118,11 @@ impl IpaSpace {
     pub const fn map_level(self, start: u64, end: u64) -> i64 {
         let mut level = RTT_PAGE_LEVEL;
         while level > self.start_level() {
-            let size = entry_size(level - 1);
+            let size = entry_size(level.saturating_sub(1));
             if !start.is_multiple_of(size) || end.saturating_sub(start) < size {
                 break;
             }
-            level -= 1;
+            level = level.saturating_sub(1);
         }
         level
     }

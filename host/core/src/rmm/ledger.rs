@@ -143,7 +143,7 @@ impl<H: Host> Ledger<H> {
 
     /// The first [`MAX_LOSSES`] lost granules.
     pub fn losses(&self) -> impl Iterator<Item = Loss> {
-        (0..).map_while(|index| self.losses.lock().get(index).copied())
+        (0..usize::MAX).map_while(|index| self.losses.lock().get(index).copied())
     }
 
     fn counters(&self, cpu: usize) -> Option<&CpuCounters> {

@@ -41,7 +41,7 @@ impl<H: Host> Numbers<H> {
     /// Reserves the lowest free number, `None` when there is none.
     pub fn reserve(&self) -> Option<Number> {
         let mut used = self.used.lock();
-        let (index, word) = used.iter_mut().enumerate().find(|(_, word)| **word != u64::MAX)?;
+        let (index, word) = (0..usize::MAX).zip(used.iter_mut()).find(|(_, word)| **word != u64::MAX)?;
         let bit = word.trailing_ones();
         *word |= 1_u64.checked_shl(bit)?;
         let number = (index << WORD_SHIFT) | usize::try_from(bit).ok()?;

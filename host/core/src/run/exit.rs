@@ -87,15 +87,15 @@ impl<H: Host> Vcpu<H> {
 
 /// Answers a host call as KVM answers a hypercall: X0 to X3 hold the result.
 fn host_call(gprs: &[u64; GPRS]) -> [u64; GPRS] {
-    let [function, _, _, _, rest @ ..] = *gprs;
+    let [function, ..] = *gprs;
     let result = match function & 0xffff_ffff {
         smccc::VERSION => HOST_CALL_SMCCC_VERSION,
         _ => smccc::NOT_SUPPORTED,
     };
-    let mut reply = [0; GPRS];
-    let (head, tail) = reply.split_at_mut(4);
-    head.copy_from_slice(&[result, 0, 0, 0]);
-    tail.copy_from_slice(&rest);
+    let mut reply = *gprs;
+    for (register, value) in reply.iter_mut().zip([result, 0, 0, 0]) {
+        *register = value;
+    }
     reply
 }
 

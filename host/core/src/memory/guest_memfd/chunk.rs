@@ -206,7 +206,7 @@ impl Chunk {
             let Some(mut table) = offer.table.take_if(|_| offer.page.is_some()) else { return };
             table.fill(0);
             if let Memory::Block { pa } = self.memory {
-                for first in (0..FULL).step_by(self.per_page) {
+                for first in (0..FULL).step_by(self.per_page.max(1)) {
                     if !self.freed.get(first)
                         && let Some(entry) = table.get_mut(first)
                     {

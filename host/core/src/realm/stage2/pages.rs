@@ -35,8 +35,8 @@ impl PageTable {
             return None;
         }
         let first = self.get(0).filter(|pa| pa.is_multiple_of(BLOCK_SIZE))?;
-        let expected = (first..).step_by(usize::try_from(size).ok()?);
-        let found = self.pages.iter().step_by(per_page);
+        let expected = (first..u64::MAX).step_by(usize::try_from(size).ok()?.max(1));
+        let found = self.pages.iter().step_by(per_page.max(1));
         found.zip(expected).all(|(entry, pa)| *entry == pa | MAPPED).then_some(first)
     }
 

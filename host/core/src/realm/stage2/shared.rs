@@ -258,7 +258,9 @@ impl<H: Host> Stage2<'_, H> {
             && let Shared::Block { pa } = block.shared
             && let Some(mut pages) = pages
         {
-            for offset in (0..BLOCK_SIZE).step_by(usize::try_from(self.page_size()).unwrap_or(usize::MAX)) {
+            for offset in
+                (0..BLOCK_SIZE).step_by(usize::try_from(self.page_size()).unwrap_or(usize::MAX).max(1))
+            {
                 pages.set(index(offset), pa.saturating_add(offset));
             }
             block.shared = Shared::Pages(pages);

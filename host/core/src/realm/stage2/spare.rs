@@ -5,7 +5,7 @@ use super::{Block, Stage2};
 use crate::error::RealmError;
 use crate::rmm::granule::DelegatedGranule;
 use crate::rmm::rmi::RmiError;
-use crate::{Host, Lock};
+use crate::{Host, Lock, room};
 use realm_alloc::{Box, Vec, try_zeroed_box};
 
 /// How often work may ask for more: once for each kind of memory it may need. Whoever asks more often was lied to.
@@ -65,7 +65,7 @@ impl Spare {
 
     /// How many tables can be made of it.
     pub(super) fn tables(&self) -> usize {
-        self.tables.iter().flatten().count()
+        room::count(self.tables.iter().flatten())
     }
 
     /// A granule for a table.

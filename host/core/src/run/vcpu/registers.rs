@@ -4,7 +4,7 @@ use super::{State, Vcpu};
 use crate::error::Phase;
 use crate::host::user;
 use crate::run::regs::{self, MAX_REG_SIZE, SharedRegisters, VectorLengths};
-use crate::{Errno, Host, Lock, UserMemory};
+use crate::{Errno, Host, Lock, UserMemory, room};
 use realm_abi::kvm::reg::{RegId, RegKind};
 use realm_abi::kvm::{OneReg, RegListHeader, VcpuFeature};
 
@@ -112,7 +112,7 @@ impl<H: Host> Vcpu<H> {
         let init = state.init.ok_or(Errno::ENOEXEC)?;
         let list = || regs::settable(init.has(VcpuFeature::PMU_V3), init.has(VcpuFeature::SVE));
         let room: RegListHeader = user::read(user, arg)?;
-        let n = list().count() as u64;
+        let n = room::count(list()) as u64;
         user::write(user, arg, &RegListHeader { n })?;
         if room.n < n {
             return Err(Errno::E2BIG);
