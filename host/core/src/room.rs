@@ -1,4 +1,4 @@
-//! Room in lists that a lock protects, made before the lock is taken.
+//! Room in lists that a lock protects, made before the lock is taken; and how long they are.
 
 use crate::{Errno, Lock};
 use realm_alloc::Vec;

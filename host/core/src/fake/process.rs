@@ -54,6 +54,13 @@ impl Process {
         file.ioctl(self, cmd, arg)
     }
 
+    /// Puts a structure where the argument of an ioctl is; its address.
+    pub(crate) fn put_argument<T: IntoBytes + Immutable>(&self, argument: &T) -> u64 {
+        let bytes = argument.as_bytes();
+        self.argument.borrow_mut()[..bytes.len()].copy_from_slice(bytes);
+        ARGUMENT
+    }
+
     /// An ioctl whose argument is a structure.
     pub(crate) fn ioctl_with<T: IntoBytes + Immutable>(
         &self,

@@ -180,9 +180,15 @@ impl<H: Host> Device<H> {
                 vms = vms.saturating_add(1);
             }
         }
-        let ledger = self.rmm.ledger().snapshot();
-        let granules = ledger.held().saturating_add(ledger.leaked);
+        let granules = self.missing_granules();
         if granules == 0 && vms == 0 { Ok(()) } else { Err(StillHeld { vms, granules }) }
+    }
+
+    /// Granules the RMM has or did not give back.
+    #[inline(never)]
+    fn missing_granules(&self) -> u64 {
+        let ledger = self.rmm.ledger().snapshot();
+        ledger.held().saturating_add(ledger.leaked)
     }
 
     pub(crate) fn vcpu_numbers(&self) -> &Numbers<H> {
@@ -202,6 +208,7 @@ impl<H: Host> Device<H> {
         installed.map(i64::from)
     }
 
+    #[inline(never)]
     pub(crate) fn ioctl(this: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         match Ioctl::parse(&this.generation, FileKind::Device, cmd) {
             Ioctl::GetApiVersion if arg == 0 => Ok(API_VERSION),
@@ -213,6 +220,7 @@ impl<H: Host> Device<H> {
         }
     }
 
+    #[inline(never)]
     fn create_vm(this: &Arc<Self>, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
         let host = this.host();
         let vm = this.generation.parse_vm_type(arg).map_err(|error| {

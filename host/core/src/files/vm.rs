@@ -28,7 +28,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use irqchip_file::GicState;
 use life::{Inside, Life, LifeCycle};
 use realm_abi::kvm::{FileKind, Ioctl, IrqLevel, IrqLine, RegMaskRange, TARGET_GENERIC_V8, VcpuInit};
-use realm_alloc::{Arc, Vec};
+use realm_alloc::{Arc, Box, Vec, try_uninit_box};
 
 /// The file behind the private side of a slot.
 pub(crate) type Backing<H> = Arc<GuestMemfd<H>>;
@@ -56,7 +56,7 @@ pub struct Vm<H: Host> {
     process: u64,
     owner: Owner,
     pub(crate) info: RmmInfo,
-    pub(crate) realm: Realm<H>,
+    pub(crate) realm: Box<Realm<H>>,
     pub(crate) config: H::Lock<Config<H>>,
     /// Held over a whole change of slots or attributes.
     layout: H::Lock<()>,
@@ -71,23 +71,32 @@ pub struct Vm<H: Host> {
 }
 
 impl<H: Host> Vm<H> {
+    #[inline(never)]
     pub(crate) fn new(
         device: &Arc<Device<H>>,
         process: u64,
         owner: Owner,
         ipa_bits: u8,
     ) -> Result<Arc<Self>, RealmError> {
-        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits), device.limits().pinned)?;
+        let realm = Self::new_realm(device, ipa_bits)?;
         let rule = "the RMM must be usable";
         let info = *device.rmm().info().ok_or(RealmError::BadParameter { value: 0, rule })?;
         Self::around(device, process, owner, realm, info).map_err(|_| RealmError::NoMemory)
     }
 
+    #[inline(never)]
+    fn new_realm(device: &Arc<Device<H>>, ipa_bits: u8) -> Result<Box<Realm<H>>, RealmError> {
+        let place = try_uninit_box()?;
+        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits), device.limits().pinned)?;
+        Ok(Box::write(place, realm))
+    }
+
+    #[inline(never)]
     fn around(
         device: &Arc<Device<H>>,
         process: u64,
         owner: Owner,
-        realm: Realm<H>,
+        realm: Box<Realm<H>>,
         info: RmmInfo,
     ) -> Result<Arc<Self>, Errno> {
         let registers = SharedRegisters::new(info.features);
@@ -173,6 +182,7 @@ impl<H: Host> Vm<H> {
     ///
     /// # Errors
     /// `EIO` for another process than the one that made the VM, and when the VM is over.
+    #[inline(never)]
     pub(crate) fn enter(&self, user: &impl UserMemory) -> Result<Inside<'_, H>, Errno> {
         if user.process() != self.process {
             self.host().explain(format_args!("a VM can only be used by the process that made it"));
@@ -204,25 +214,23 @@ impl<H: Host> Vm<H> {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn ioctl(this: &Arc<Self>, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let ioctl = Ioctl::parse(this.device.generation(), FileKind::Vm, cmd);
         let _inside = this.enter(user)?;
         match ioctl {
             Ioctl::CheckExtension => Ok(this.device.check_extension(arg)),
-            Ioctl::EnableCap => this.enable_cap(user, &user::read(user, arg)?),
+            Ioctl::EnableCap => this.enable_cap(user, arg),
             Ioctl::CreateVcpu => Self::create_vcpu(this, arg),
-            Ioctl::SetUserMemoryRegion => this.set_region_v1(user, arg),
-            Ioctl::SetUserMemoryRegion2 => this.set_region(user, &user::read(user, arg)?),
+            Ioctl::SetUserMemoryRegion => this.set_region(user, this.read_region_v1(user, arg)?),
+            Ioctl::SetUserMemoryRegion2 => this.set_region(user, this.read_region(user, arg)?),
             Ioctl::SetMemoryAttributes => this.set_attributes(user, &user::read(user, arg)?),
-            Ioctl::CreateGuestMemfd => this.create_guest_memfd(&user::read(user, arg)?),
+            Ioctl::CreateGuestMemfd => this.create_guest_memfd(user, arg),
             Ioctl::CreateDevice => Self::create_device(this, user, arg),
             // The default interrupt controller of arm64 is a GICv2, which the RMM has no way to run.
             Ioctl::CreateIrqchip => Err(Errno::ENODEV),
             Ioctl::IrqLine => this.irq_line(&user::read(user, arg)?),
-            Ioctl::ArmPreferredTarget => {
-                let init = VcpuInit { target: TARGET_GENERIC_V8, ..VcpuInit::default() };
-                user::write(user, arg, &init).map(|()| 0)
-            }
+            Ioctl::ArmPreferredTarget => Self::preferred_target(user, arg),
             // The counters of a realm have no offset (RMM 1.0, realm timers).
             Ioctl::ArmSetCounterOffset => Err(Errno::EINVAL),
             Ioctl::ArmGetRegWritableMasks => Self::writable_masks(user, arg),
@@ -231,6 +239,13 @@ impl<H: Host> Vm<H> {
         }
     }
 
+    #[inline(never)]
+    fn preferred_target(user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+        let init = VcpuInit { target: TARGET_GENERIC_V8, ..VcpuInit::default() };
+        user::write(user, arg, &init).map(|()| 0)
+    }
+
+    #[inline(never)]
     fn writable_masks(user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
         let range: RegMaskRange = user::read(user, arg)?;
         if range.range != 0 || range.reserved != [0; 13] {
@@ -244,6 +259,7 @@ impl<H: Host> Vm<H> {
         Ok(0)
     }
 
+    #[inline(never)]
     fn create_vcpu(this: &Arc<Self>, id: u64) -> Result<i64, Errno> {
         let id = u32::try_from(id).map_err(|_| Errno::EINVAL)?;
         if u64::from(id) >= caps::max_vcpus(&this.info) {
@@ -276,6 +292,7 @@ impl<H: Host> Vm<H> {
         if self.vcpu_by_id(id).is_some() { Err(Errno::EEXIST) } else { Ok(()) }
     }
 
+    #[inline(never)]
     fn add_vcpu(&self, vcpu: &Arc<Vcpu<H>>) -> Result<(), Errno> {
         let mut added = vcpu.clone();
         loop {
@@ -291,6 +308,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
+    #[inline(never)]
     fn irq_line(&self, line: &IrqLevel) -> Result<i64, Errno> {
         let gic = self.config.lock_killable()?.gic.running().ok_or(Errno::ENXIO)?;
         let irq = IrqLine(line.irq);

@@ -267,7 +267,7 @@ impl<H: Host> Drop for GuestMemfd<H> {
                     if let Some(granule) = chunk.take_realm(index) {
                         let command = RmiCommand::DataDestroy { rd: 0, ipa: 0 };
                         let error =
-                            implausible(command, "a realm still held the memory when its file was closed");
+                            implausible(command, &"a realm still held the memory when its file was closed");
                         granule.lose(self.rmm.rmi(), error);
                     }
                 }

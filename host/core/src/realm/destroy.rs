@@ -65,9 +65,10 @@ impl<H: Host> Drop for Realm<H> {
         let State::Dying(live) = state else { return };
         let why = match error {
             RealmError::Rmi(error) => error,
-            _ => {
-                implausible(RmiCommand::RealmDestroy { rd: live.rd.pa() }, "the realm could not be destroyed")
-            }
+            _ => implausible(
+                RmiCommand::RealmDestroy { rd: live.rd.pa() },
+                &"the realm could not be destroyed",
+            ),
         };
         let tables = self.tables.of(&self.rmm, live.rd.pa());
         tables.lose_tables(why);

@@ -140,6 +140,7 @@ impl<H: Host> Realm<H> {
     /// [`RealmError::BadRange`], [`RealmError::WrongState`] unless the realm is new, [`RealmError::NoMemory`],
     /// [`RealmError::Killed`], or a command failed. If part of the range was measured already the realm is condemned: its RIM
     /// is one nobody asked for.
+    #[inline(never)]
     pub fn init_ripas(&self, base: u64, size: u64, stop: &impl Fn() -> bool) -> Result<(), RealmError> {
         let wrapped = RealmError::BadRange { base, size, rule: "base plus size must not wrap" };
         base.checked_add(size).ok_or(wrapped)?;
@@ -173,6 +174,7 @@ impl<H: Host> Realm<H> {
     /// [`RealmError::BadRange`] if the page is not in `range`, [`RealmError::WrongState`] unless the realm is new,
     /// [`RealmError::NoMemory`], [`RealmError::AlreadyPopulated`], or a command failed. Nothing of this page stays; if the
     /// request had created anything the realm is condemned.
+    #[inline(never)]
     pub fn populate_page(
         &self,
         run: &mut PopulateRun,
@@ -225,6 +227,7 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// [`RealmError::BadRange`], [`RealmError::WrongState`], [`RealmError::NoMemory`] or [`RealmError::Killed`] after which it
     /// can be called again, or the RMM refused to go on; the realm learns how far it got when the REC is entered.
+    #[inline(never)]
     pub fn set_ripas(
         &self,
         rec: u64,
@@ -253,6 +256,7 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// [`RealmError::WrongState`], [`RealmError::BadRange`] if `range` does not hold `ipa`, [`RealmError::NoMemory`],
     /// [`RealmError::MemoryLost`], or a command failed; nothing changed for `ipa` then.
+    #[inline(never)]
     pub fn fault_private(
         &self,
         range: &PrivateRange<'_, H>,
@@ -276,6 +280,7 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`], or a
     /// command failed; nothing is mapped then.
+    #[inline(never)]
     pub fn map_shared(
         &self,
         ipa: u64,
@@ -312,6 +317,7 @@ impl<H: Host> Realm<H> {
 
     /// Gathers what it takes to take `[base, base + size)` away where blocks have to be split, with no lock held; as much of it
     /// as there is memory for.
+    #[inline(never)]
     pub(crate) fn stock(&self, base: u64, size: u64) -> Spare {
         let mut spare = Spare::new();
         if let Some((tables, _)) = self.known() {
@@ -331,7 +337,7 @@ impl<H: Host> Realm<H> {
     }
 
     /// Gives back what is left of [`Self::stock`].
-    pub(crate) fn put_away(&self, spare: Spare) {
+    pub(crate) fn put_away(&self, spare: &mut Spare) {
         self.tables.of(&self.rmm, 0).put_away(spare);
     }
 
@@ -342,6 +348,7 @@ impl<H: Host> Realm<H> {
     ///
     /// # Errors
     /// A command failed, or [`RealmError::Killed`]. What was not reached is still mapped, and held. It can be called again.
+    #[inline(never)]
     pub(crate) fn unmap_shared(
         &self,
         base: u64,
@@ -372,6 +379,7 @@ impl<H: Host> Realm<H> {
     /// # Errors
     /// The first failure, or [`RealmError::Killed`]. What failed for another reason than undelegation is still mapped; it can
     /// be called again.
+    #[inline(never)]
     pub(crate) fn unmap_private(
         &self,
         range: &PrivateRange<'_, H>,

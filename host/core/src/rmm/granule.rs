@@ -104,6 +104,7 @@ impl DelegatedGranule {
 
     /// Gives the granule up for lost because of `error`. The administrator is told of the first, and with the end of a VM how
     /// many others there were ([`Ledger::unreported`](crate::rmm::ledger::Ledger::unreported)).
+    #[inline(never)]
     pub fn lose<H: Host>(self, rmi: &Rmi<H>, error: RmiError) {
         if rmi.ledger().count_lost(Loss { pa: self.pa, error }) {
             rmi.host().warn(format_args!("granule {:#x} is lost: {error}", self.pa));

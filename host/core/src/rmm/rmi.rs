@@ -86,7 +86,7 @@ impl<H: Host> Rmi<H> {
         if reply.code.is_success() {
             Ok(reply.out)
         } else {
-            Err(RmiError { command, failure: Failure::Code(reply.code) })
+            Err(RmiError::new(command, Failure::Code(reply.code)))
         }
     }
 
@@ -109,11 +109,13 @@ impl<H: Host> Rmi<H> {
     }
 
     /// RMI_GRANULE_DELEGATE. Use [`OwnedGranule::delegate`](crate::rmm::granule::OwnedGranule::delegate).
+    #[inline(never)]
     pub(crate) fn granule_delegate(&self, addr: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::GranuleDelegate { addr })
     }
 
     /// RMI_GRANULE_UNDELEGATE. Use [`DelegatedGranule::undelegate`](crate::rmm::granule::DelegatedGranule::undelegate).
+    #[inline(never)]
     pub(crate) fn granule_undelegate(&self, addr: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::GranuleUndelegate { addr })
     }
@@ -122,6 +124,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn realm_create(&self, rd: u64, params_ptr: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RealmCreate { rd, params_ptr })
     }
@@ -130,6 +133,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn realm_activate(&self, rd: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RealmActivate { rd })
     }
@@ -138,6 +142,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused: RECs or tables are left.
+    #[inline(never)]
     pub fn realm_destroy(&self, rd: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RealmDestroy { rd })
     }
@@ -146,12 +151,13 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused, or named more than a REC can have.
+    #[inline(never)]
     pub fn rec_aux_count(&self, rd: u64) -> Result<usize, RmiError> {
         let command = RmiCommand::RecAuxCount { rd };
         let [count, ..] = self.run(command)?;
         match usize::try_from(count) {
             Ok(count) if count <= realm_abi::rmi::MAX_REC_AUX => Ok(count),
-            _ => Err(implausible(command, "more auxiliary granules than RmiRecParams can name")),
+            _ => Err(implausible(command, &"more auxiliary granules than RmiRecParams can name")),
         }
     }
 
@@ -159,6 +165,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn rec_create(&self, rd: u64, rec: u64, params_ptr: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RecCreate { rd, rec, params_ptr })
     }
@@ -167,6 +174,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused: the REC is running.
+    #[inline(never)]
     pub fn rec_destroy(&self, rec: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RecDestroy { rec })
     }
@@ -175,6 +183,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused; the code says why.
+    #[inline(never)]
     pub fn rec_enter(&self, rec: u64, run_ptr: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::RecEnter { rec, run_ptr })
     }
@@ -183,6 +192,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn psci_complete(&self, calling_rec: u64, target_rec: u64, status: i64) -> Result<(), RmiError> {
         self.done(RmiCommand::PsciComplete { calling_rec, target_rec, status })
     }
@@ -191,6 +201,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn data_create(
         &self,
         rd: u64,
@@ -206,6 +217,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn data_create_unknown(&self, rd: u64, data: u64, ipa: u64) -> Result<(), RmiError> {
         self.done(RmiCommand::DataCreateUnknown { rd, data, ipa })
     }
@@ -214,6 +226,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused for another reason than the state of the entry.
+    #[inline(never)]
     pub fn data_destroy(&self, rd: u64, ipa: u64) -> Result<Removal, RmiError> {
         self.removal(RmiCommand::DataDestroy { rd, ipa }, ipa, RTT_PAGE_LEVEL, |[pa, top, ..]| (pa, top))
     }
@@ -222,6 +235,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn rtt_create(&self, rd: u64, rtt: u64, ipa: u64, level: i64) -> Result<(), RmiError> {
         self.done(RmiCommand::RttCreate { rd, rtt, ipa, level })
     }
@@ -230,6 +244,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused for another reason than the state of the tables.
+    #[inline(never)]
     pub fn rtt_destroy(&self, rd: u64, ipa: u64, level: i64) -> Result<Removal, RmiError> {
         self.removal(
             RmiCommand::RttDestroy { rd, ipa, level },
@@ -243,6 +258,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn rtt_fold(&self, rd: u64, ipa: u64, level: i64) -> Result<u64, RmiError> {
         self.run(RmiCommand::RttFold { rd, ipa, level }).map(|[pa, ..]| pa)
     }
@@ -251,6 +267,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn rtt_map_unprotected(
         &self,
         rd: u64,
@@ -265,6 +282,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused for another reason than the state of the entry.
+    #[inline(never)]
     pub fn rtt_unmap_unprotected(&self, rd: u64, ipa: u64, level: i64) -> Result<Removal, RmiError> {
         self.removal(RmiCommand::RttUnmapUnprotected { rd, ipa, level }, ipa, level, |[top, ..]| (0, top))
     }
@@ -273,6 +291,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused.
+    #[inline(never)]
     pub fn rtt_read_entry(&self, rd: u64, ipa: u64, level: i64) -> Result<RmiReply, RmiError> {
         self.run(RmiCommand::RttReadEntry { rd, ipa, level }).map(RmiReply::success)
     }
@@ -281,6 +300,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused, or reports an address outside the range.
+    #[inline(never)]
     pub fn rtt_init_ripas(&self, rd: u64, base: u64, top: u64) -> Result<u64, RmiError> {
         self.reached(RmiCommand::RttInitRipas { rd, base, top }, base, top)
     }
@@ -289,6 +309,7 @@ impl<H: Host> Rmi<H> {
     ///
     /// # Errors
     /// The RMM refused, or reports an address outside the range.
+    #[inline(never)]
     pub fn rtt_set_ripas(&self, rd: u64, rec: u64, base: u64, top: u64) -> Result<u64, RmiError> {
         self.reached(RmiCommand::RttSetRipas { rd, rec, base, top }, base, top)
     }
@@ -298,7 +319,7 @@ impl<H: Host> Rmi<H> {
         if reached > base && reached <= top {
             Ok(reached)
         } else {
-            Err(implausible(command, "success, but the address reached is outside the range asked for"))
+            Err(implausible(command, &"success, but the address reached is outside the range asked for"))
         }
     }
 
@@ -320,15 +341,15 @@ impl<H: Host> Rmi<H> {
         if reply.code.is_success() {
             return match progress {
                 true => Ok(Removal::Removed { pa, top }),
-                false => Err(implausible(command, "success, but the next address is not behind the entry")),
+                false => Err(implausible(command, &"success, but the next address is not behind the entry")),
             };
         }
         if !reply.code.is_error_rtt() {
-            return Err(RmiError { command, failure: Failure::Code(reply.code) });
+            return Err(RmiError::new(command, Failure::Code(reply.code)));
         }
         match top > ipa {
             true if progress => Ok(Removal::Hole { top }),
-            true => Err(implausible(command, "a hole that ends inside the entry")),
+            true => Err(implausible(command, &"a hole that ends inside the entry")),
             false => Ok(Removal::Blocked { level: reply.code.level() }),
         }
     }

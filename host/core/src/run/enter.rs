@@ -96,6 +96,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// Enters the REC once; `false` if it did not come to that and the reason has to be looked for.
+    #[inline(never)]
     fn enter(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<bool, Errno> {
         let (Some(rec), Some(gic)) = (&state.rec, &state.gic) else { return Err(Errno::EPERM) };
         let (rec_pa, run_pa) = (rec.pa(), rec.run_pa());
@@ -166,6 +167,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// The lines of what interrupts without a GIC's help: both timers, and the PMU.
+    #[inline(never)]
     fn drive_lines(&self, gic: &Gic<H>, timers: &Timers, pmu: bool) {
         let lines = timers.lines().into_iter().chain([(PMU_INTID, pmu)]);
         for (intid, level) in lines {

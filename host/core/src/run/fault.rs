@@ -27,6 +27,7 @@ enum Target<H: Host> {
 }
 
 impl<H: Host> Vcpu<H> {
+    #[inline(never)]
     pub(crate) fn handle_abort(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<Next, Errno> {
         let (esr, ipa) = (state.exit.esr, fault_ipa(state.exit.hpfar, state.exit.far));
         let space = self.vm().realm.ipa();
@@ -50,6 +51,7 @@ impl<H: Host> Vcpu<H> {
         Errno::EFAULT
     }
 
+    #[inline(never)]
     fn private_fault(&self, user: &impl UserMemory, ipa: u64) -> Result<(), Errno> {
         let vm = self.vm();
         let (slot, private) = {
@@ -97,6 +99,7 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
+    #[inline(never)]
     fn shared_fault(&self, user: &impl UserMemory, ipa: u64, slot: &Arc<Slot<H>>) -> Result<(), Errno> {
         let vm = self.vm();
         if slot.is_leaving() {
@@ -174,6 +177,7 @@ impl<H: Host> Vcpu<H> {
 
     /// Does a RIPAS change the VMM was told of. What is done stays done when it is interrupted or runs out of memory:
     /// the next KVM_RUN goes on from there.
+    #[inline(never)]
     pub(crate) fn commit_ripas(&self, state: &mut State<H>, user: &impl UserMemory) -> Result<(), Errno> {
         let Pending::RipasChange(mut change) = state.pending else { return Ok(()) };
         let rec = state.rec.as_ref().map(crate::realm::rec::Rec::pa).ok_or(Errno::EPERM)?;

@@ -79,6 +79,7 @@ pub struct Vcpu<H: Host> {
 
 impl<H: Host> Vcpu<H> {
     /// A vCPU of a VM, with a page and a number of its own. With no lock held.
+    #[inline(never)]
     pub(crate) fn new(vm: &Arc<Vm<H>>, id: u32) -> Result<Arc<Self>, Errno> {
         let number = vm.device().vcpu_numbers().reserve().ok_or(Errno::ENOMEM)?;
         let Some(run_block) = vm.host().alloc(1, Purpose::RunPage) else {
@@ -100,6 +101,7 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
+    #[inline(never)]
     fn empty(vm: &Arc<Vm<H>>, id: u32, run_page: u64, number: u32) -> Result<Arc<Self>, Errno> {
         let state = State {
             init: None,
@@ -235,6 +237,7 @@ impl<H: Host> Vcpu<H> {
         sve.finalized || !sve.enabled
     }
 
+    #[inline(never)]
     pub(crate) fn ioctl(&self, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let ioctl = Ioctl::parse(self.vm.device().generation(), FileKind::Vcpu, cmd);
         let _inside = self.vm.enter(user)?;
@@ -269,6 +272,7 @@ impl<H: Host> Vcpu<H> {
     }
 
     /// Destroys the REC (trigger B). No ioctl of the vCPU is under way.
+    #[inline(never)]
     pub(crate) fn destroy_rec(&self) -> Result<(), RealmError> {
         Rec::destroy(&mut self.state.lock().rec, self.vm.device().rmm())?;
         self.rec_pa.store(0, Ordering::SeqCst);

@@ -12,13 +12,10 @@ use realm_abi::kvm::{
 use realm_abi::rmi::HashAlgorithm;
 
 impl<H: Host> Vm<H> {
-    pub(super) fn enable_cap(&self, user: &impl UserMemory, cap: &EnableCap) -> Result<i64, Errno> {
-        if cap.flags != 0 || cap.cap != self.device().generation().cap_realm.0 {
-            return Err(Errno::EINVAL);
-        }
-        let [command, pointer, ..] = cap.args;
-        match RealmCommand(command) {
-            RealmCommand::CONFIG_REALM => self.configure(&user::read(user, pointer)?),
+    pub(super) fn enable_cap(&self, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+        let (command, pointer) = self.read_cap(user, arg)?;
+        match command {
+            RealmCommand::CONFIG_REALM => self.configure(user, pointer),
             RealmCommand::CREATE_REALM => self.create_realm(),
             RealmCommand::INIT_RIPAS_REALM => {
                 let request: RmeInitRipas = user::read(user, pointer)?;
@@ -28,13 +25,27 @@ impl<H: Host> Vm<H> {
                 let request: RmePopulate = user::read(user, pointer)?;
                 self.populate(user, &request)
             }
-            RealmCommand::ACTIVATE_REALM => {
-                let _config = self.config.lock_killable()?;
-                self.realm.activate().map_err(|error| self.explain("ACTIVATE_REALM", &error))?;
-                Ok(0)
-            }
+            RealmCommand::ACTIVATE_REALM => self.activate(),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// The command of a capability, and where its request is.
+    #[inline(never)]
+    fn read_cap(&self, user: &impl UserMemory, arg: u64) -> Result<(RealmCommand, u64), Errno> {
+        let cap: EnableCap = user::read(user, arg)?;
+        if cap.flags != 0 || cap.cap != self.device().generation().cap_realm.0 {
+            return Err(Errno::EINVAL);
+        }
+        let [command, pointer, ..] = cap.args;
+        Ok((RealmCommand(command), pointer))
+    }
+
+    #[inline(never)]
+    fn activate(&self) -> Result<i64, Errno> {
+        let _config = self.config.lock_killable()?;
+        self.realm.activate().map_err(|error| self.explain("ACTIVATE_REALM", &error))?;
+        Ok(0)
     }
 
     /// Which state the realm is in decides before what the request holds.
@@ -45,7 +56,9 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    fn configure(&self, request: &RmeConfig) -> Result<i64, Errno> {
+    #[inline(never)]
+    fn configure(&self, user: &impl UserMemory, pointer: u64) -> Result<i64, Errno> {
+        let request: RmeConfig = user::read(user, pointer)?;
         let explain = |error: RealmError| self.explain("CONFIG_REALM", &error);
         let _config = self.config.lock_killable()?;
         self.require(Phase::None, Operation::Configure).map_err(explain)?;
@@ -62,6 +75,7 @@ impl<H: Host> Vm<H> {
         Ok(0)
     }
 
+    #[inline(never)]
     fn create_realm(&self) -> Result<i64, Errno> {
         let explain = |error: RealmError| self.explain("CREATE_REALM", &error);
         let parts = self.realm.gather().map_err(explain)?;
@@ -69,6 +83,7 @@ impl<H: Host> Vm<H> {
         created.map(|()| 0)
     }
 
+    #[inline(never)]
     fn create_of(&self, parts: Parts) -> Result<(), Errno> {
         let config = match self.config.lock_killable() {
             Ok(config) => config,
@@ -112,6 +127,7 @@ impl<H: Host> Vm<H> {
         Ok(first)
     }
 
+    #[inline(never)]
     fn init_ripas(&self, user: &impl UserMemory, request: &RmeInitRipas) -> Result<i64, Errno> {
         // Version 8 does not look at the reserved fields, later ones want zero: a VMM that is right for both sets zero.
         if request.reserved != [0; 2] {

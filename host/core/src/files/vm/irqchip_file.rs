@@ -89,6 +89,7 @@ pub struct IrqchipFile<H: Host> {
 }
 
 impl<H: Host> Vm<H> {
+    #[inline(never)]
     pub(super) fn create_device(this: &Arc<Self>, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
         let request: CreateDevice = user::read(user, arg)?;
         if request.flags & !CREATE_DEVICE_TEST != 0 {
@@ -136,6 +137,7 @@ impl<H: Host> IrqchipFile<H> {
         &self.vm
     }
 
+    #[inline(never)]
     pub(crate) fn ioctl(&self, user: &impl UserMemory, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let ioctl = Ioctl::parse(self.vm.device().generation(), FileKind::Emulated, cmd);
         let _inside = self.vm.enter(user)?;

@@ -98,6 +98,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Takes the private memory of all slots in a range away from the realm. Long.
+    #[inline(never)]
     pub(crate) fn unmap_private_of(
         &self,
         ipas: &Range<u64>,
@@ -110,6 +111,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Does `work` with every slot in a range and the part of the range that it covers, until it fails.
+    #[inline(never)]
     fn each_slot(
         &self,
         ipas: &Range<u64>,
@@ -124,31 +126,32 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    pub(super) fn set_region_v1(&self, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+    #[inline(never)]
+    pub(super) fn read_region_v1(&self, user: &impl UserMemory, arg: u64) -> Result<Region, Errno> {
         let region: UserMemoryRegion = user::read(user, arg)?;
         // A guest_memfd needs the fields of the longer structure.
         if MemRegionFlags::from_bits_retain(region.flags).contains(MemRegionFlags::GUEST_MEMFD) {
             return Err(Errno::EINVAL);
         }
-        self.set_region(
-            user,
-            &UserMemoryRegion2 {
-                slot: region.slot,
-                flags: region.flags,
-                guest_phys_addr: region.guest_phys_addr,
-                memory_size: region.memory_size,
-                userspace_addr: region.userspace_addr,
-                ..UserMemoryRegion2::default()
-            },
-        )
+        let region = UserMemoryRegion2 {
+            slot: region.slot,
+            flags: region.flags,
+            guest_phys_addr: region.guest_phys_addr,
+            memory_size: region.memory_size,
+            userspace_addr: region.userspace_addr,
+            ..UserMemoryRegion2::default()
+        };
+        Region::check(&region, self.realm.ipa(), self.page_size())
     }
 
-    pub(super) fn set_region(
-        &self,
-        user: &impl UserMemory,
-        region: &UserMemoryRegion2,
-    ) -> Result<i64, Errno> {
-        let region = Region::check(region, self.realm.ipa(), self.page_size())?;
+    #[inline(never)]
+    pub(super) fn read_region(&self, user: &impl UserMemory, arg: u64) -> Result<Region, Errno> {
+        let region: UserMemoryRegion2 = user::read(user, arg)?;
+        Region::check(&region, self.realm.ipa(), self.page_size())
+    }
+
+    #[inline(never)]
+    pub(super) fn set_region(&self, user: &impl UserMemory, region: Region) -> Result<i64, Errno> {
         // What the new slot is made of, before there is a lock; what is wrong with it counts after what is wrong with the
         // region.
         let file = region.private.map(|(fd, _)| self.host().file(fd));
@@ -185,6 +188,7 @@ impl<H: Host> Vm<H> {
 
     /// Takes a slot's memory away from the realm, and the slot. If the realm does not let go of the memory the slot stays, so
     /// that it can be tried again and no memory is freed that the realm can still reach.
+    #[inline(never)]
     fn remove_slot(&self, user: &impl UserMemory, id: u32) -> Result<(), Errno> {
         // It is held until no lock is: it may be the last that keeps a guest_memfd.
         let slot = self.memory.lock().slots.by_id(id).cloned().ok_or(Errno::EINVAL)?;
@@ -197,7 +201,7 @@ impl<H: Host> Vm<H> {
         let private = slot
             .private_range(&slot.range())
             .map_or(Ok(()), |range| self.realm.unmap_private(&range, &mut supply, &stop));
-        self.realm.put_away(stock);
+        self.realm.put_away(&mut stock);
         if let Err(error) = shared.and(private) {
             slot.leaving.store(false, Ordering::Release);
             return Err(self.explain("KVM_SET_USER_MEMORY_REGION2", &error));
@@ -228,16 +232,24 @@ impl<H: Host> Vm<H> {
         core::ptr::from_ref(self).addr()
     }
 
-    pub(super) fn create_guest_memfd(&self, request: &CreateGuestMemfd) -> Result<i64, Errno> {
+    #[inline(never)]
+    pub(super) fn create_guest_memfd(&self, user: &impl UserMemory, arg: u64) -> Result<i64, Errno> {
+        self.device().install(self.new_guest_memfd(user, arg)?)
+    }
+
+    #[inline(never)]
+    fn new_guest_memfd(&self, user: &impl UserMemory, arg: u64) -> Result<File<H>, Errno> {
+        let request: CreateGuestMemfd = user::read(user, arg)?;
         if request.flags != 0 || request.reserved != [0; 6] {
             return Err(Errno::EINVAL);
         }
         let memfd = GuestMemfd::new(self.device().rmm().clone(), request.size)
             .map_err(|error| self.explain("KVM_CREATE_GUEST_MEMFD", &error))?;
         let file = MemfdFile { vm: self.identity(), memfd: Arc::try_new(memfd)? };
-        self.device().install(File::GuestMemfd(Arc::try_new(file)?))
+        Ok(File::GuestMemfd(Arc::try_new(file)?))
     }
 
+    #[inline(never)]
     pub(super) fn set_attributes(
         &self,
         user: &impl UserMemory,
@@ -258,7 +270,7 @@ impl<H: Host> Vm<H> {
         for _ in 0..MAX_ATTEMPTS {
             let mut stock = self.realm.stock(address, size);
             let changed = self.change_attributes(user, &ipas, private, &mut stock);
-            self.realm.put_away(stock);
+            self.realm.put_away(&mut stock);
             match changed? {
                 Err(RealmError::NoMemory) => {}
                 result => return result.map(|()| 0).map_err(explain),
@@ -267,6 +279,7 @@ impl<H: Host> Vm<H> {
         Err(explain(RealmError::NoMemory))
     }
 
+    #[inline(never)]
     fn change_attributes(
         &self,
         user: &impl UserMemory,

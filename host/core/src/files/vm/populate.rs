@@ -14,6 +14,7 @@ use realm_alloc::Arc;
 impl<H: Host> Vm<H> {
     /// The whole request is checked, slots included, before the first page of it is measured: a VMM's mistake then leaves
     /// the realm as it was. What fails later makes the realm unusable, because its measurement is one nobody expects.
+    #[inline(never)]
     pub(super) fn populate(&self, user: &impl UserMemory, request: &RmePopulate) -> Result<i64, Errno> {
         self.require(Phase::New, Operation::Populate)
             .map_err(|error| self.explain("POPULATE_REALM", &error))?;
@@ -72,6 +73,7 @@ impl<H: Host> Vm<H> {
 
     /// Populates a chunk page by page. No lock is held over a page's fault or its allocation, so that whoever serves them may
     /// use the VM.
+    #[inline(never)]
     fn populate_piece(
         &self,
         user: &impl UserMemory,

@@ -12,6 +12,7 @@ const TO_THE_END: fn() -> bool = || false;
 
 impl<H: Host> Vm<H> {
     /// Returns when nobody is in an ioctl of the VM any more, nor in the realm. Nobody gets in again.
+    #[inline(never)]
     fn evict(&self) {
         self.life.end();
         self.vcpus().for_each(|vcpu| vcpu.kick());
@@ -19,6 +20,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Takes all memory away from the realm, the shared half first.
+    #[inline(never)]
     fn free_memory(&self) -> Result<(), RealmError> {
         self.realm.begin_destroy();
         let everything = 0..self.realm.ipa().protected_end();
@@ -37,7 +39,7 @@ impl<H: Host> Vm<H> {
             }
             rest.start = slot.range().end;
         }
-        self.realm.put_away(stock);
+        self.realm.put_away(&mut stock);
         first_error.map_or(Ok(()), Err)
     }
 
@@ -50,6 +52,7 @@ impl<H: Host> Vm<H> {
 
     /// Ends a VM: memory and tables, RECs, realm (triggers A, B and C). Needs no memory. Each step can be repeated, and none
     /// frees what the RMM still holds.
+    #[inline(never)]
     pub(crate) fn tear_down(&self) -> Result<(), RealmError> {
         self.evict();
         match self.free_memory() {

@@ -6,7 +6,7 @@ use crate::fake::{ALWAYS, Entry, FakeHost, Granule, KILLED, NEVER, ON_UNLOCK, Pr
 use crate::files::device::Limits;
 use crate::host::Owner;
 use crate::memory::guest_memfd::GuestMemfd;
-use crate::memory::memslot::Memslot;
+use crate::memory::memslot::{Memslot, Region};
 use crate::realm::ipa::BLOCK_SIZE;
 use crate::realm::{CpuParams, Fault, Supply};
 use crate::{Device, Errno, Lock};
@@ -48,7 +48,8 @@ fn add_slot(vm: &Vm<FakeHost>, size: u64) {
 }
 
 fn delete_slot(vm: &Vm<FakeHost>, process: &Process) -> Result<i64, Errno> {
-    vm.set_region(process, &UserMemoryRegion2::default())
+    let nothing = Region::check(&UserMemoryRegion2::default(), vm.realm.ipa(), vm.page_size())?;
+    vm.set_region(process, nothing)
 }
 
 fn assert_ends_well(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
@@ -168,7 +169,7 @@ fn enable(vm: &Vm<FakeHost>, process: &Process, base: u64, size: u64) -> Result<
     let request = RmeInitRipas { base, size, reserved: [0; 2] };
     let pointer = process.put(&request);
     let cap = EnableCap::realm(vm.device().generation(), RealmCommand::INIT_RIPAS_REALM, pointer);
-    vm.enable_cap(process, &cap)
+    vm.enable_cap(process, process.put_argument(&cap))
 }
 
 #[test]

@@ -28,6 +28,7 @@ struct Place<'a> {
 impl<H: Host> Stage2<'_, H> {
     /// Puts the granule of guest memory at `place` with `create`, which is DATA_CREATE or DATA_CREATE_UNKNOWN. On failure
     /// the granule is back in its cell, or lost.
+    #[inline(never)]
     fn assign(
         &self,
         blocks: &mut Blocks,
@@ -62,6 +63,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Destroys the data granule at `place` and takes it back, if the realm has it. A block is split first.
+    #[inline(never)]
     fn unassign(&self, blocks: &mut Blocks, spare: &mut Spare, place: &mut Place<'_>) -> Result<(), Stop> {
         let &mut Place { ref mut chunk, index, ipa } = place;
         let Some(expected) = chunk.realm_pa(index) else { return Ok(()) };
@@ -80,9 +82,9 @@ impl<H: Host> Stage2<'_, H> {
                 }
                 return Ok(());
             }
-            Removal::Removed { .. } => "it returned another granule than was put there",
-            Removal::Hole { .. } => "it does not know the granule that was put there",
-            Removal::Blocked { .. } => "a block is still there after it was split",
+            Removal::Removed { .. } => &"it returned another granule than was put there",
+            Removal::Hole { .. } => &"it does not know the granule that was put there",
+            Removal::Blocked { .. } => &"a block is still there after it was split",
         };
         Err(implausible(command, why).into())
     }
@@ -108,8 +110,8 @@ impl<H: Host> Stage2<'_, H> {
             let result = self.with_spare(&mut Supply::Host, &mut work);
             match result {
                 // It may also be a table's granule that was refused.
-                Err(RealmError::Rmi(RmiError { command: RmiCommand::GranuleDelegate { addr }, .. }))
-                    if range.refused(ipa, addr) => {}
+                Err(RealmError::Rmi(error))
+                    if error.refused_granule().is_some_and(|pa| range.refused(ipa, pa)) => {}
                 Err(RealmError::NoMemory) if !range.has_memory(ipa) => {}
                 result => return result,
             }
@@ -180,6 +182,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Serves a fault at `ipa`: with its granule, if it is still `valid` to.
+    #[inline(never)]
     pub(crate) fn fault_granule(
         &self,
         range: &PrivateRange<'_, H>,
@@ -212,6 +215,7 @@ impl<H: Host> Stage2<'_, H> {
     /// Maps what is not mapped yet of the 2 MiB block around `ipa`, if the block lies in `range` and is one block of memory, in
     /// pieces; and folds its table when all of it is mapped. The access that faulted can be tried again whatever comes of it,
     /// so it ends early without a word when `go_on` says so or something fails.
+    #[inline(never)]
     pub(crate) fn fault_around(
         &self,
         range: &PrivateRange<'_, H>,
@@ -243,6 +247,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Maps the granules of one piece from `base` on that are the Host's; `false` if it is no longer valid to.
+    #[inline(never)]
     fn fault_piece(
         &self,
         range: &PrivateRange<'_, H>,
@@ -279,6 +284,7 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Takes away what `range` has in the piece of one block from `base` on, at most up to `end`; the address reached, and the
     /// first failure. Every granule is tried. The table is tidied when nothing is left to do in its block.
+    #[inline(never)]
     pub(crate) fn unmap_private_piece(
         &self,
         range: &PrivateRange<'_, H>,
@@ -358,7 +364,7 @@ impl<H: Host> Stage2<'_, H> {
 
 /// Whether a DATA_CREATE may have failed because of where its source lies.
 fn refuses_source(error: &RmiError) -> bool {
-    matches!(error.command, RmiCommand::DataCreate { .. })
+    matches!(error.kind(), RmiCommand::DataCreate { .. })
         && error.code().map(ReturnCode::status) == Some(Status::ERROR_INPUT)
 }
 

@@ -42,6 +42,7 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Maps held memory at the unprotected alias of `ipa` (of its page or of its block, as large as the memory is), if it is
     /// still `valid` to. Memory that is not mapped is released.
+    #[inline(never)]
     pub(crate) fn map_shared(
         &self,
         ipa: u64,
@@ -68,6 +69,7 @@ impl<H: Host> Stage2<'_, H> {
         result
     }
 
+    #[inline(never)]
     fn map_held(
         &self,
         blocks: &mut Blocks,
@@ -157,7 +159,7 @@ impl<H: Host> Stage2<'_, H> {
             Removal::Blocked { level: at } => {
                 let command = RmiCommand::RttUnmapUnprotected { rd: self.rd, ipa, level };
                 let failure = Failure::Code(ReturnCode::error_rtt(at));
-                Err(RmiError { command, failure }.into())
+                Err(RmiError::new(command, failure).into())
             }
         }
     }
@@ -179,6 +181,7 @@ impl<H: Host> Stage2<'_, H> {
     /// Removes what is mapped in the block of unprotected addresses around `base`, from there on and at most up to `end`; the
     /// address reached. Part of a block makes a table of it first; where there is no memory for that the whole block goes, and
     /// comes back with the next fault: a Host must be able to take memory away when it is short of it.
+    #[inline(never)]
     pub(crate) fn unmap_shared_piece(
         &self,
         base: u64,
@@ -204,6 +207,7 @@ impl<H: Host> Stage2<'_, H> {
         }
     }
 
+    #[inline(never)]
     fn unmap_some(&self, blocks: &mut Blocks, spare: &mut Spare, base: u64, end: u64) -> Result<u64, Stop> {
         let first = align_down(base, BLOCK_LEVEL);
         let whole = base == first && end.saturating_sub(base) == BLOCK_SIZE;
@@ -238,6 +242,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Removes a block that is mapped as one, if there is one.
+    #[inline(never)]
     fn unmap_block(&self, blocks: &mut Blocks, ipa: u64) -> Result<(), RealmError> {
         let Some(block) = blocks.get_mut(place(ipa)) else { return Ok(()) };
         let Shared::Block { pa } = block.shared else { return Err(RealmError::NoMemory) };
@@ -248,6 +253,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Makes a table of the pages of a block that is mapped as one.
+    #[inline(never)]
     fn split_block(&self, blocks: &mut Blocks, spare: &mut Spare, ipa: u64) -> Result<(), Stop> {
         if spare.pages.is_empty() {
             return Err(Stop::Short(Shortage { pages: 1, records: 1, tables: 1 }));

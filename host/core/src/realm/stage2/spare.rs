@@ -129,11 +129,12 @@ impl<H: Host> Stage2<'_, H> {
             }
             rounds = rounds.saturating_add(1);
         };
-        self.put_away(own);
+        self.put_away(&mut own);
         result
     }
 
     /// Allocates, with no lock held.
+    #[inline(never)]
     pub(crate) fn top_up(&self, spare: &mut Spare, shortage: Shortage) -> Result<(), RealmError> {
         spare.blocks.fill(shortage.records)?;
         spare.upper.fill(shortage.records)?;
@@ -152,6 +153,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Adds the reserve to `spare`, if that is all it lacks.
+    #[inline(never)]
     fn add_reserve(&self, spare: &mut Spare, shortage: Shortage) -> Result<(), RealmError> {
         let short = shortage.tables.saturating_sub(spare.tables());
         if short > 1 || spare.pages.len() < shortage.pages {
@@ -165,8 +167,9 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Gives back what was not used.
-    pub(crate) fn put_away(&self, spare: Spare) {
-        for granule in spare.tables.into_iter().flatten() {
+    #[inline(never)]
+    pub(crate) fn put_away(&self, spare: &mut Spare) {
+        while let Some(granule) = spare.take_table() {
             self.give_back_table(granule);
         }
     }

@@ -98,6 +98,7 @@ impl<H: Host> Stage2<'_, H> {
         Ok(())
     }
 
+    #[inline(never)]
     fn create_upper(&self, spare: &mut Spare, base: u64, level: i64) -> Result<(), Stop> {
         let short = Stop::Short(Shortage { tables: 1, records: 1, pages: 0 });
         let mut upper = self.tables.upper.lock();
@@ -126,6 +127,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Puts a granule back of which no table was made.
+    #[inline(never)]
     fn put_back(&self, spare: &mut Spare, granule: DelegatedGranule) {
         if let Err(granule) = spare.put_table(granule) {
             self.give_back_table(granule);
@@ -133,6 +135,7 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Creates a table; its granule. Of a table that exists already the granule stays spare.
+    #[inline(never)]
     fn create_table(
         &self,
         spare: &mut Spare,
@@ -183,12 +186,13 @@ impl<H: Host> Stage2<'_, H> {
         let command = RmiCommand::RttFold { rd: self.rd, ipa: base, level };
         let table = block.table.take();
         let same = table.as_ref().is_some_and(|table| table.pa() == pa);
-        let why = implausible(command, "it returned another granule than the table was made of");
+        let why = implausible(command, &"it returned another granule than the table was made of");
         self.take_back(table, (!same).then_some(why)).is_ok()
     }
 
     /// Does with the table of the block around `ipa`, in which nothing is left to take away, what `tidy` says. That it does not
     /// work is no error: the table stays.
+    #[inline(never)]
     pub(super) fn tidy(&self, blocks: &mut Blocks, ipa: u64, tidy: Tidy) {
         match tidy {
             Tidy::Keep => {}
@@ -253,16 +257,17 @@ impl<H: Host> Stage2<'_, H> {
             Removal::Hole { .. } => Ok(None),
             Removal::Removed { pa, .. } if pa == table => Ok(None),
             Removal::Removed { .. } => {
-                Ok(Some(implausible(command, "it returned another granule than the table was made of")))
+                Ok(Some(implausible(command, &"it returned another granule than the table was made of")))
             }
             Removal::Blocked { level: at } => {
                 let failure = Failure::Code(ReturnCode::error_rtt(at));
-                Err(RmiError { command, failure }.into())
+                Err(RmiError::new(command, failure).into())
             }
         }
     }
 
     /// Takes the granule of a destroyed table back, or loses it with the reason.
+    #[inline(never)]
     fn take_back(&self, table: Option<DelegatedGranule>, why: Option<RmiError>) -> Result<(), RealmError> {
         let Some(granule) = table else { return Ok(()) };
         match why {

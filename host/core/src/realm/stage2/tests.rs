@@ -502,9 +502,9 @@ fn what_splits_the_ends_of_a_range_is_gathered_before_a_lock_is_taken() {
         (RAM + half, BLOCK_SIZE, 2),
         (RAM + 3 * BLOCK_SIZE + half, 0x1000, 0),
     ] {
-        let stock = vm.realm.stock(base, size);
+        let mut stock = vm.realm.stock(base, size);
         assert_eq!(stock.tables(), tables, "{base:#x} {size:#x}");
-        vm.realm.put_away(stock);
+        vm.realm.put_away(&mut stock);
     }
     vm.end();
 }

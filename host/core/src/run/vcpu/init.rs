@@ -8,6 +8,7 @@ use realm_abi::kvm::{MAX_VCPU_FEATURES, MpState, TARGET_GENERIC_V8, VcpuFeature,
 
 impl<H: Host> Vcpu<H> {
     /// The same features again reset the vCPU, as long as it is not yet a REC.
+    #[inline(never)]
     pub(super) fn init(&self, state: &mut State<H>, init: &VcpuInit) -> Result<(), Errno> {
         if init.target != TARGET_GENERIC_V8 {
             return Err(Errno::EINVAL);
@@ -49,6 +50,7 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn finalize(&self, state: &mut State<H>, feature: i32) -> Result<(), Errno> {
         let init = state.init.ok_or(Errno::ENOEXEC)?;
         let rec = self.vm.device().generation().rec_feature();
@@ -65,6 +67,7 @@ impl<H: Host> Vcpu<H> {
         }
     }
 
+    #[inline(never)]
     fn finalize_rec(&self, state: &mut State<H>, init: &VcpuInit) -> Result<(), Errno> {
         const WHAT: &str = "KVM_ARM_VCPU_FINALIZE of a REC";
         self.vm.realm.for_rec_create().map_err(|error| self.vm.explain(WHAT, &error))?;

@@ -9,6 +9,7 @@ use realm_abi::kvm::reg::{RegId, RegKind};
 use realm_abi::kvm::{OneReg, RegListHeader, VcpuFeature};
 
 impl<H: Host> Vcpu<H> {
+    #[inline(never)]
     pub(super) fn set_one_reg(
         &self,
         state: &mut State<H>,
@@ -75,6 +76,7 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn get_one_reg(
         &self,
         state: &State<H>,
@@ -103,6 +105,7 @@ impl<H: Host> Vcpu<H> {
         user::write(user, request.addr, &value)
     }
 
+    #[inline(never)]
     pub(super) fn get_reg_list(
         &self,
         state: &State<H>,
