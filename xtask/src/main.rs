@@ -6,6 +6,7 @@ mod boot;
 mod debian;
 mod firmware_tests;
 mod fuzz;
+mod host_object;
 mod image;
 mod initrd;
 mod kernel;
@@ -43,6 +44,8 @@ enum Command {
     Test(test::Options),
     /// The README's two commands on Debian 12 and 13, each in a chroot that is new (as root).
     Debian(debian::Options),
+    /// Check the Host core as an object for a kernel: no panic, no abort, small stack frames.
+    Object,
     /// Count instructions: every RMI command, and whole realm lives.
     Bench(bench::Options),
     /// Run the unit tests of the cores under Miri (nightly).
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Images => image::images_command(),
         Command::Test(options) => test::test(&options),
         Command::Debian(options) => debian::debian(&options),
+        Command::Object => host_object::check(),
         Command::Bench(options) => bench::bench(&options),
         Command::Miri => miri::miri(),
         Command::Fuzz(options) => fuzz::fuzz(&options),

@@ -4,7 +4,7 @@ use crate::image::Image;
 use crate::miri::{self, Amount};
 use crate::shell::{self, Error, Result};
 use crate::steps::{self, Job, step};
-use crate::{debian, firmware_tests, fuzz, image, kernel, run, setup};
+use crate::{debian, firmware_tests, fuzz, host_object, image, kernel, run, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ const LOOM: &[(&str, &str)] =
     &[("realm-rmm", "lock_loom"), ("realm-monitor", "gpt_loom"), ("realm-alloc", "arc_loom")];
 
 /// The packages of the images, which are built for the machine itself.
-const FIRMWARE: &[&str] = &["monitor", "rmm", "ns-host", "realm-guest", "ns-bench"];
+const FIRMWARE: &[&str] = &["monitor", "rmm", "ns-host", "realm-guest", "ns-bench", "realm-host-object"];
 
 fn packages<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     names.into_iter().flat_map(|name| ["--package", name])
@@ -53,6 +53,7 @@ fn everything(nightly: bool) -> Result {
         doc.args(["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
         shell::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     })?;
+    host_object::check()?;
     step("build the tests", || {
         shell::run(shell::cargo().args(["test", "--quiet", "--locked", "--workspace", "--no-run"]))
     })?;
