@@ -1,7 +1,7 @@
 //! Faults made on purpose: the n-th call of a kind fails. Counting how often each kind is called tells a test how many
 //! places there are to fail at.
 
-use crate::log::lock;
+use crate::probe::log::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 

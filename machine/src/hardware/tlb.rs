@@ -1,6 +1,6 @@
 //! Translations the CPUs remember until the RMM invalidates them, so that a missing invalidate is seen.
 
-use crate::log::lock;
+use crate::probe::log::lock;
 use realm_rmm::platform::TlbScope;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

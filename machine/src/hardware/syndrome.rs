@@ -1,6 +1,6 @@
 //! Syndromes of the exceptions a virtual CPU takes, as hardware builds them (Arm ARM, ESR_EL2 and HPFAR_EL2).
 
-use crate::program::Access;
+use crate::realm::program::Access;
 use realm_rmm::cpu::RealmExit;
 use realm_rmm::platform::SysReg;
 

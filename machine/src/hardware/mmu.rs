@@ -1,9 +1,10 @@
 //! Stage 2 of the Realm EL1&0 translation regime: VMSAv8-64, 4 KiB granule, with or without LPA2, as VTTBR_EL2 and
 //! VTCR_EL2 set it up. Stage 1 is off: a virtual address is an IPA.
 
-use crate::log::{Event, EventLog};
-use crate::memory::{Memory, Pas};
-use crate::tlb::{Leaf, VmidTlb};
+use crate::hardware::memory::Memory;
+use crate::hardware::tlb::{Leaf, VmidTlb};
+use crate::pas::Pas;
+use crate::probe::log::{Event, EventLog};
 use realm_abi::GRANULE_SIZE;
 use realm_rmm::granule::Granule;
 use std::sync::Arc;

@@ -3,11 +3,14 @@
 
 mod space;
 
-use crate::fault::Point;
-use crate::host::{EventState, MachineHost, rules};
-use crate::log::lock;
+use crate::hardware::memory::report;
+use crate::host::event_state::EventState;
+use crate::host::machine_host::MachineHost;
+use crate::host::rules;
 use crate::machine::Machine;
-use crate::memory::{Pas, report};
+use crate::pas::Pas;
+use crate::probe::fault::Point;
+use crate::probe::log::lock;
 use realm_abi::Errno;
 use realm_host::host::{Hold, Owner, Pinned};
 use realm_host::{Device, File, UserMemory};

@@ -2,74 +2,14 @@
 //! uses, and succeeds only where the table has the granule in that space.
 
 use crate::config::DRAM_BASE;
-use crate::log::{Event, EventLog, lock};
+pub use crate::pas::{GranuleFault, Pas};
+use crate::probe::log::{Event, EventLog, lock};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::granule::Granule;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use zerocopy::IntoBytes;
-
-/// A physical address space; also the security state that owns it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Pas {
-    /// Secure.
-    Secure = 8,
-    /// Non-secure.
-    NonSecure = 9,
-    /// Root.
-    Root = 10,
-    /// Realm.
-    Realm = 11,
-}
-
-impl Pas {
-    /// Whether software in this state may make accesses to `pas` at all.
-    #[must_use]
-    pub const fn may_use(self, pas: Self) -> bool {
-        matches!(
-            (self, pas),
-            (Self::Root, _)
-                | (_, Self::NonSecure)
-                | (Self::Realm, Self::Realm)
-                | (Self::Secure, Self::Secure)
-        )
-    }
-
-    const fn from_gpi(gpi: u8) -> Self {
-        match gpi {
-            8 => Self::Secure,
-            9 => Self::NonSecure,
-            11 => Self::Realm,
-            _ => Self::Root,
-        }
-    }
-}
-
-/// An access the Granule Protection Table refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GranuleFault {
-    /// Who made the access.
-    pub world: Pas,
-    /// To what address.
-    pub pa: u64,
-    /// In what address space.
-    pub pas: Pas,
-    /// What the granule was; `None` where there is no memory.
-    pub found: Option<Pas>,
-}
-
-impl fmt::Display for GranuleFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { world, pa, pas, found } = self;
-        match found {
-            Some(found) => write!(f, "{world:?} world, access to {pas:?} {pa:#x}, which is {found:?}"),
-            None => write!(f, "{world:?} world, access to {pas:?} {pa:#x}, where there is no memory"),
-        }
-    }
-}
 
 /// Why a granule could not move to another address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The address space of a process: anonymous memory backed by machine pages on first use, and pages of files.
 
-use crate::host::MachineHost;
+use crate::host::machine_host::MachineHost;
 use realm_abi::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::DRAM_BASE;
-use crate::memory::GranuleFault;
-use crate::tlb::Tlb;
+use crate::hardware::tlb::Tlb;
+use crate::pas::GranuleFault;
 use realm_rmm::platform::TlbScope;
 
 const VMID: u16 = 9;

@@ -1,14 +1,14 @@
 //! A CPU in Realm EL1: it carries out the operations of a program until one traps.
 
 use crate::hardware::Hardware;
-use crate::log::Event;
-use crate::memory::Pas;
-use crate::mmu::{Abort, AccessKind, Mmu};
-use crate::program::{Access, GuestException, Op, Outcome, RealmProgram};
-use crate::syndrome::{self, class};
-use crate::sysregs;
+use crate::hardware::mmu::{Abort, AccessKind, Mmu};
+use crate::hardware::syndrome::{self, class};
+use crate::hardware::sysregs;
+use crate::pas::Pas;
+use crate::probe::log::Event;
+use crate::realm::instance::{Instance, Pending, Resume, resume_at};
+use crate::realm::program::{Access, Op, Outcome};
 use realm_abi::GRANULE_SIZE;
-use realm_abi::psci;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use zerocopy::IntoBytes;
 
@@ -19,69 +19,12 @@ const PSTATE_A: u64 = 1 << 8;
 /// The register system register accesses and single loads use.
 const RT: u8 = 9;
 
-/// An operation that has not completed.
-struct Pending {
-    op: Op,
-    /// Where it is.
-    pc: u64,
-    /// Bytes of it that are done.
-    progress: usize,
-    /// What has been read so far.
-    bytes: Vec<u8>,
-}
-
-/// A program and where it is: what in hardware is the realm's memory and registers.
-pub(crate) struct Instance {
-    program: Box<dyn RealmProgram>,
-    pending: Option<Pending>,
-    last: Outcome,
-}
-
 /// How an operation went.
 enum Step {
     Complete(Outcome),
     Trap(RealmExit),
     /// An exception to EL1 has been taken, or the operation waits: look again.
     Again,
-}
-
-/// Where a virtual CPU continues, seen from its pending operation.
-enum Resume {
-    Retry,
-    Emulated,
-    Exception(GuestException),
-    Restart,
-}
-
-impl Instance {
-    pub fn new(program: Box<dyn RealmProgram>) -> Self {
-        Self { program, pending: None, last: Outcome::Started }
-    }
-
-    /// Whether the virtual CPU was turned off, or sent elsewhere, since its program's last operation: it then needs a
-    /// new program.
-    pub fn is_over(&self, context: &CpuContext) -> bool {
-        self.pending.as_ref().is_some_and(|pending| matches!(resume_at(pending, context), Resume::Restart))
-    }
-}
-
-fn resume_at(pending: &Pending, context: &CpuContext) -> Resume {
-    if matches!(&pending.op, Op::Smc(regs) if regs[0] == psci::fid::CPU_OFF) && context.pc != pending.pc {
-        return Resume::Restart;
-    }
-    let behind = pending.pc.wrapping_add(4);
-    if context.pc == pending.pc {
-        return Resume::Retry;
-    }
-    if context.pc == behind {
-        return Resume::Emulated;
-    }
-    let offset = context.pc.wrapping_sub(context.el1.vbar_el1);
-    let elr = context.el1.elr_el1;
-    if offset < 0x800 && offset.is_multiple_of(0x80) && (elr == pending.pc || elr == behind) {
-        return Resume::Exception(GuestException { esr: context.el1.esr_el1, far: context.el1.far_el1, elr });
-    }
-    Resume::Restart
 }
 
 /// A CPU for the time of one run of a REC.
@@ -346,7 +289,7 @@ impl RealmCpu<'_> {
             return;
         };
         let result = self.hardware.memory.with(Pas::Realm, Pas::Realm, *granule, |g| f(g.as_mut_bytes()));
-        crate::memory::report(&self.hardware.log, result);
+        crate::hardware::memory::report(&self.hardware.log, result);
     }
 
     /// WFI and its kin: traps, or waits for an interrupt. `deadline` 0 does not wait.

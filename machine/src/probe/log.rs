@@ -1,6 +1,6 @@
 //! What went wrong on the machine: nothing, in a test that passes.
 
-use crate::memory::GranuleFault;
+use crate::pas::GranuleFault;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

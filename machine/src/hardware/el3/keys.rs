@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn the_published_platform_key_is_the_one_that_signs() {
-        let published = include_str!("../../../attest/keys/test-platform-key.pub.pem");
+        let published = include_str!("../../../../attest/keys/test-platform-key.pub.pem");
         assert_eq!(published, platform_public_key_pem());
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::config::DRAM_BASE;
 use crate::machine::Machine;
-use crate::memory::Pas;
+use crate::pas::Pas;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{
     DataFlags, RealmParams, RecFlags, RecParams, RecRun, ReturnCode, RmiCommand, RmiReply, UnprotectedDesc,

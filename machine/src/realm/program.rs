@@ -204,7 +204,7 @@ impl Script {
 impl RealmProgram for Script {
     fn step(&mut self, _context: &mut CpuContext, last: Outcome) -> Op {
         if last != Outcome::Started {
-            crate::log::lock(&self.outcomes).push(last);
+            crate::probe::log::lock(&self.outcomes).push(last);
         }
         self.ops.next().unwrap_or_else(cpu_off)
     }

@@ -1,6 +1,6 @@
 //! What passes between the worlds: counts of commands, and, if wanted, all the Host can see.
 
-use crate::log::lock;
+use crate::probe::log::lock;
 use realm_abi::rmi::RmiCommand;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;

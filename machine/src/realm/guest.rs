@@ -1,7 +1,9 @@
 //! Realm programs as plain closures, each on a thread of its own that waits while its virtual CPU does not run.
 
-use crate::log::{Event, EventLog};
-use crate::program::{Access, GuestException, Op, Outcome, ProgramKey, RealmProgram, SmcRegs, cpu_off};
+use crate::probe::log::{Event, EventLog};
+use crate::realm::program::{
+    Access, GuestException, Op, Outcome, ProgramKey, RealmProgram, SmcRegs, cpu_off,
+};
 use realm_abi::psci::{PsciCall, PsciStatus};
 use realm_abi::rsi::{RsiCall, RsiStatus};
 use realm_rmm::cpu::CpuContext;

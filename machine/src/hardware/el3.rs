@@ -3,8 +3,9 @@
 
 pub mod keys;
 
-use crate::fault::{FaultPlan, Point};
-use crate::memory::{Memory, Pas, TransitionError};
+use crate::hardware::memory::{Memory, TransitionError};
+use crate::pas::Pas;
+use crate::probe::fault::{FaultPlan, Point};
 use realm_abi::smccc;
 use realm_monitor::attest::{self, Platform, TokenError};
 use sha2::{Digest, Sha256};

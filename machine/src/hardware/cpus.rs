@@ -1,6 +1,6 @@
 //! Physical CPUs: a thread of this process is on one while it is in a secure monitor call, and interrupts go to CPUs.
 
-use crate::log::lock;
+use crate::probe::log::lock;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, PoisonError};
