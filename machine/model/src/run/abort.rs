@@ -1,9 +1,10 @@
 //! Aborts: what the Host learns of them, and what the realm is given instead (RMM 1.0, REC exits due to aborts).
 
 use crate::Model;
-use crate::rec::{LastExit, PSTATE_RESET, Registers};
+use crate::rec::LastExit;
+use crate::registers::{PSTATE_RESET, Registers, Rule};
 use crate::rtt::{Access, AccessKind};
-use crate::run::{Alternative, Resume, Rule, sync_exit};
+use crate::run::alternative::{Alternative, Resume, sync_exit};
 
 const EC: u64 = 0x3f << 26;
 const IL: u64 = 1 << 25;

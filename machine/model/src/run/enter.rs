@@ -1,11 +1,12 @@
 //! REC_ENTER up to the first instruction of the realm (RMM 1.0, RMI_REC_ENTER, RmiRecEnter).
 
-use crate::abort::{data_abort_exit, inject_sea};
 use crate::granule::NsMemory;
 use crate::outcome::{Conditions, Outcome};
-use crate::rec::{LastExit, Registers};
-use crate::rsi::Buffer;
-use crate::run::{Alternative, Resume, Rule, Running};
+use crate::rec::LastExit;
+use crate::registers::{Registers, Rule};
+use crate::run::abort::{data_abort_exit, inject_sea};
+use crate::run::alternative::{Alternative, Resume, Running};
+use crate::run::rsi::Buffer;
 use crate::{Model, RealmState, gic};
 use realm_abi::rmi::{EnterFlags, GPRS, RecEnter, RecRun, ReturnCode, Ripas, Status};
 use realm_abi::rsi::{RsiResponse, RsiStatus};

@@ -2,9 +2,9 @@
 
 use crate::Model;
 use crate::outcome::{Conditions, Outcome};
-use crate::rec::{LastExit, PSTATE_RESET, Registers, realm_rec_index};
-use crate::rsi::not_supported;
-use crate::run::{Alternative, Rule, exit_of};
+use crate::rec::{LastExit, realm_rec_index};
+use crate::registers::{PSTATE_RESET, Registers, Rule};
+use crate::run::alternative::{Alternative, exit_of, not_supported};
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus, VERSION_1_1, fid};
 use realm_abi::rmi::{ExitReason, GPRS};
 

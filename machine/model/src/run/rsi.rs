@@ -1,10 +1,11 @@
 //! RSI (RMM 1.0, RSI commands): the answers and exits of each call of a realm.
 
-use crate::abort::data_abort_exit;
 use crate::granule::aligned;
 use crate::measurement::extend_rem;
-use crate::rec::{LastExit, Registers};
-use crate::run::{Alternative, Exit, Rule, exit_of};
+use crate::rec::LastExit;
+use crate::registers::{Registers, Rule};
+use crate::run::abort::data_abort_exit;
+use crate::run::alternative::{Alternative, Exit, exit_of, not_supported};
 use crate::{Entry, Model, Realm};
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{ExitReason, Ripas, Version};
@@ -19,10 +20,6 @@ pub(crate) enum Buffer {
     Empty,
     /// Nothing, as found at this level: the Host has to see to it.
     Missing(i64),
-}
-
-pub(crate) fn not_supported(regs: &Registers) -> Alternative {
-    Alternative::answer("not supported", regs, &[realm_abi::smccc::NOT_SUPPORTED])
 }
 
 fn error_input(name: &'static str, regs: &Registers) -> Alternative {
