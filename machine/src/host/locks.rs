@@ -7,7 +7,7 @@ use realm_abi::Errno;
 use realm_host::host::{self, LockClass};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// [`host::Lock`] over std's, with its rules checked ([`rules`]).
+/// [`host::Lock`] over std's, with its rules checked (`rules.rs`).
 pub struct StdLock<T> {
     class: LockClass,
     lock: Mutex<T>,
