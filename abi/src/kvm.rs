@@ -6,6 +6,8 @@
 
 pub mod cap;
 mod device;
+mod enable_cap;
+mod encoding;
 mod generation;
 mod ioctl;
 mod memory;
@@ -19,14 +21,16 @@ pub use device::{
     CreateDevice, DeviceAttr, DeviceType, IrqLevel, IrqLine, VGIC_CTRL_INIT, VGIC_GRP_ADDR, VGIC_GRP_CTRL,
     VGIC_GRP_NR_IRQS, VGIC_V3_ADDR_DIST, VGIC_V3_ADDR_REDIST,
 };
+pub use enable_cap::EnableCap;
+pub use encoding::{KVM_MAGIC, io, ior, iow, iowr};
 pub use generation::{Generation, VmType, VmTypeError};
-pub use ioctl::{FileKind, Ioctl, KVM_MAGIC, io, ior, iow, iowr, numbers};
+pub use ioctl::{FileKind, Ioctl, numbers};
 pub use memory::{
     CreateGuestMemfd, MEMORY_ATTRIBUTE_PRIVATE, MemRegionFlags, MemoryAttributes, UserMemoryRegion,
     UserMemoryRegion2,
 };
 pub use realm::{
-    ConfigItem, EnableCap, POPULATE_MEASURE, PsciComplete, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate,
+    ConfigItem, POPULATE_MEASURE, PsciComplete, RealmCommand, RmeConfig, RmeInitRipas, RmePopulate,
 };
 pub use run::{
     ExitHypercall, ExitInternalError, ExitMemoryFault, ExitMmio, ExitReason, ExitSystemEvent, InternalError,

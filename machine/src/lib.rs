@@ -13,31 +13,21 @@
 //! What must not happen ends up in [`log::EventLog`]; a test asserts that it is empty.
 #![forbid(unsafe_code)]
 
-pub mod bare;
-pub mod clock;
 pub mod config;
-mod cpus;
-pub mod el3;
-pub mod fault;
-pub mod guest;
 mod hardware;
 pub mod host;
-pub mod log;
 mod machine;
-pub mod memory;
-mod mmu;
+mod pas;
 mod platform;
-pub mod process;
-pub mod program;
-mod realm_cpu;
-mod syndrome;
-pub mod sysregs;
-mod tlb;
-pub mod trace;
+mod probe;
+mod realm;
 
 pub use config::MachineConfig;
 pub use guest::Guest;
-pub use host::MachineHost;
+pub use hardware::{clock, el3, memory, sysregs};
+pub use host::{MachineHost, bare, process};
 pub use machine::Machine;
 pub use platform::MachinePlatform;
+pub use probe::{fault, log, trace};
 pub use process::Process;
+pub use realm::{guest, program};

@@ -1,16 +1,17 @@
 //! The machine: hardware, EL3 and the real RMM core, as the Non-secure world meets it.
 
-use crate::clock::Clock;
 use crate::config::{DRAM_BASE, MachineConfig};
-use crate::el3::{El3, Route};
-use crate::fault::{FaultPlan, Point};
-use crate::guest::Guest;
-use crate::hardware::{Hardware, guest_factory};
-use crate::log::{Event, EventLog, lock};
-use crate::memory::Memory;
+use crate::hardware::Hardware;
+use crate::hardware::clock::Clock;
+use crate::hardware::el3::{El3, Route};
+use crate::hardware::memory::Memory;
 use crate::platform::MachinePlatform;
-use crate::program::{ProgramFactory, ProgramKey, RealmProgram};
-use crate::trace::Trace;
+use crate::probe::fault::{FaultPlan, Point};
+use crate::probe::log::{Event, EventLog, lock};
+use crate::probe::trace::Trace;
+use crate::realm::guest::Guest;
+use crate::realm::program::{ProgramFactory, ProgramKey, RealmProgram};
+use crate::realm::programs::guest_factory;
 use realm_abi::GRANULE_SHIFT;
 use realm_abi::rmi::{RmiCommand, RmiReply};
 use realm_rmm::Rmm;

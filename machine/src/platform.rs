@@ -1,13 +1,14 @@
 //! The machine as the RMM sees it.
 
-use crate::clock::HOST_TICK;
 use crate::hardware::Hardware;
-use crate::log::Event;
-use crate::memory::{Pas, report};
-use crate::mmu::Mmu;
-use crate::program::ProgramKey;
-use crate::realm_cpu::RealmCpu;
-use crate::{el3, sysregs};
+use crate::hardware::clock::HOST_TICK;
+use crate::hardware::memory::report;
+use crate::hardware::mmu::Mmu;
+use crate::hardware::realm_cpu::RealmCpu;
+use crate::hardware::{el3, sysregs};
+use crate::pas::Pas;
+use crate::probe::log::Event;
+use crate::realm::program::ProgramKey;
 use realm_abi::GRANULE_SIZE;
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};

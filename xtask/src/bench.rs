@@ -4,10 +4,11 @@ mod budget;
 mod hosted;
 mod profile;
 mod qemu;
+mod report;
 mod samples;
 
 use crate::shell::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -41,17 +42,4 @@ pub fn bench(options: &Options) -> Result {
         (Machine::Qemu, Some(name)) => qemu::profile(name),
         (Machine::Qemu, None) => qemu::bench(json, options.check),
     }
-}
-
-/// Writes a report as JSON if that is wanted; whether the tables are, too.
-fn write_json(report: &impl serde::Serialize, json: Option<&Path>) -> Result<bool> {
-    let text = serde_json::to_string_pretty(report).map_err(|error| Error::Other(error.to_string()))?;
-    if json == Some(Path::new("-")) {
-        println!("{text}");
-        return Ok(false);
-    }
-    if let Some(path) = json {
-        std::fs::write(path, text + "\n").map_err(Error::file(path))?;
-    }
-    Ok(true)
 }

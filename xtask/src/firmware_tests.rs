@@ -1,8 +1,9 @@
 //! Boots of the firmware with stand-ins for what is around it, each judged by what the machine says.
 
-use crate::boot::{self, Echo, Machine};
+use crate::boot::{self, Echo};
 use crate::image::{self, Image, Offer, Stub};
 use crate::linux::{self, Linux};
+use crate::machine::Machine;
 use crate::resets;
 use crate::setup;
 use crate::shell::{Error, Result};

@@ -4,7 +4,6 @@ mod code;
 mod program;
 mod rules;
 
-use crate::image;
 use crate::setup;
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
@@ -24,7 +23,7 @@ pub fn check() -> Result {
     step("the Host core's object", || {
         shell::run(
             shell::cargo()
-                .args(["build", "--quiet", "--locked", "--profile", "firmware", "--target", image::TARGET])
+                .args(["build", "--quiet", "--locked", "--profile", "firmware", "--target", setup::TARGET])
                 .args(["--package", "realm-host-object", "--features", "spoilt"]),
         )?;
         let entries = names("host/object/src", "extern \"C\" fn realm_")?;
@@ -81,7 +80,7 @@ fn link(name: &str, entries: &[&str]) -> Result<PathBuf> {
     let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))?;
     let host = shell::output(shell::command("rustc").args(["--print", "host-tuple"]))?;
     let linker: PathBuf = [sysroot.trim(), "lib/rustlib", host.trim(), "bin/rust-lld"].iter().collect();
-    let built = shell::target().join(image::TARGET).join("firmware");
+    let built = shell::target().join(setup::TARGET).join("firmware");
     let linked = built.join(format!("host-{name}.elf"));
     let mut command = shell::command(linker);
     command.args(["-flavor", "gnu", "-m", "aarch64elf", "--gc-sections", "--emit-relocs", "-o"]).arg(&linked);

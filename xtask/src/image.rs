@@ -1,6 +1,6 @@
 //! The images for the machine: EL3 monitor, RMM and Non-secure programs, and the flash they are put into.
 
-use crate::setup;
+use crate::setup::{self, TARGET};
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes;
 
-/// The target all firmware is built for: no floating point in registers the lower worlds own.
-pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The word for the built-in stand-ins instead of a file.
 pub const STUB: &str = "stub";
 /// The word for the Host with a realm made by hand.

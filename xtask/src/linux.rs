@@ -1,6 +1,6 @@
 //! A stock arm64 Linux as the payload: Debian's kernel at EL2, with an init that checks the machine and powers it off.
 
-use crate::boot::Machine;
+use crate::machine::Machine;
 use crate::shell::{self, Error, Result};
 use crate::{initrd, kernel};
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ mod image;
 mod initrd;
 mod kernel;
 mod linux;
+mod machine;
 mod miri;
 mod resets;
 mod run;

@@ -1,6 +1,7 @@
 //! Resets from outside, as a watchdog makes them: by QEMU's machine protocol, when the machine says that it waits for one.
 
-use crate::boot::{self, Machine};
+use crate::boot;
+use crate::machine::Machine;
 use crate::shell::{self, Error, Result};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

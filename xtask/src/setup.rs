@@ -1,11 +1,13 @@
 //! What the other commands need, installed when it is missing.
 
 use crate::apt;
-use crate::image;
 use crate::kernel;
 use crate::shell::{self, Result};
 use crate::steps::step;
 use std::path::Path;
+
+/// The target all firmware is built for: no floating point in registers the lower worlds own.
+pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -44,12 +46,12 @@ pub fn stable_components() -> Result {
 /// The Rust target of firmware.
 pub fn firmware_target() -> Result {
     let mut probe = shell::command("rustc");
-    let libraries = shell::output(probe.args(["--print", "target-libdir", "--target", image::TARGET]))?;
+    let libraries = shell::output(probe.args(["--print", "target-libdir", "--target", TARGET]))?;
     if Path::new(libraries.trim()).exists() {
         return Ok(());
     }
-    step(&format!("install the target {}", image::TARGET), || {
-        shell::run(shell::command("rustup").args(["target", "add", image::TARGET]))
+    step(&format!("install the target {}", TARGET), || {
+        shell::run(shell::command("rustup").args(["target", "add", TARGET]))
     })
 }
 

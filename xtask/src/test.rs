@@ -4,7 +4,7 @@ use crate::image::Image;
 use crate::miri::{self, Amount};
 use crate::shell::{self, Error, Result};
 use crate::steps::{self, Job, step};
-use crate::{debian, firmware_tests, fuzz, host_object, image, kernel, run, setup};
+use crate::{debian, firmware_tests, fuzz, host_object, kernel, run, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -45,7 +45,7 @@ fn everything(nightly: bool) -> Result {
     step("clippy of the images", || {
         let mut clippy = shell::cargo();
         clippy.args(["clippy", "--quiet", "--locked"]).args(packages(FIRMWARE.iter().copied()));
-        clippy.args(["--target", image::TARGET, "--profile", "firmware"]);
+        clippy.args(["--target", setup::TARGET, "--profile", "firmware"]);
         shell::run(clippy.args(["--", "-Dwarnings"]))
     })?;
     step("documentation", || {

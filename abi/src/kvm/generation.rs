@@ -1,6 +1,7 @@
 //! What differs between the postings of the Linux realm series.
 
-use super::Cap;
+use super::encoding::iow;
+use super::{Cap, PsciComplete, VcpuFeature};
 
 /// The numbers one generation of the realm ABI uses (docs/kvm-realm-abi.md section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Generation {
         name: "v8",
         cap_realm: Cap(240),
         vcpu_rec: 9,
-        psci_complete: Some(super::iow::<super::PsciComplete>(0xd6)),
+        psci_complete: Some(iow::<PsciComplete>(0xd6)),
         vm_type_mask: 0xf00,
         vm_type_shift: 8,
         vm_type_realm: 1,
@@ -80,8 +81,8 @@ impl Generation {
 
     /// The bit of the REC feature in a vCPU's feature words.
     #[must_use]
-    pub const fn rec_feature(&self) -> super::VcpuFeature {
-        super::VcpuFeature(self.vcpu_rec)
+    pub const fn rec_feature(&self) -> VcpuFeature {
+        VcpuFeature(self.vcpu_rec)
     }
 }
 

@@ -6,30 +6,6 @@ use crate::macros::open_enum;
 use crate::rmi::RPV_SIZE;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// `struct kvm_enable_cap`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct EnableCap {
-    /// [`Cap`](super::Cap).
-    pub cap: u32,
-    /// Zero.
-    pub flags: u32,
-    /// For the realm capability: the [`RealmCommand`], then the user address of its structure.
-    pub args: [u64; 4],
-    /// Zero.
-    pub pad: [u8; 64],
-}
-
-assert_layout!(EnableCap, 104, { cap: 0, flags: 4, args: 8, pad: 40 });
-
-impl EnableCap {
-    /// A realm command with the user address of its structure (0 where it has none).
-    #[must_use]
-    pub const fn realm(generation: &super::Generation, command: RealmCommand, arg: u64) -> Self {
-        Self { cap: generation.cap_realm.0, flags: 0, args: [command.0, arg, 0, 0], pad: [0; 64] }
-    }
-}
-
 open_enum! {
     /// `args[0]` of the realm capability.
     pub struct RealmCommand(u64) {
@@ -160,11 +136,5 @@ mod tests {
         let hash = RmeConfig::hash_algo(1);
         assert_eq!(hash.as_bytes()[..8], [1, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(hash.as_hash_algo(), 1);
-    }
-
-    #[test]
-    fn a_realm_command_carries_number_and_address() {
-        let cap = EnableCap::realm(&super::super::Generation::V8, RealmCommand::POPULATE_REALM, 0x1234);
-        assert_eq!((cap.cap, cap.flags, cap.args), (240, 0, [3, 0x1234, 0, 0]));
     }
 }

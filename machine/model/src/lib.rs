@@ -11,19 +11,16 @@
 //! REC_ENTER returns, the exit structure goes to [`Model::observe_exit`].
 #![forbid(unsafe_code)]
 
-mod abort;
 mod data;
-mod enter;
 mod gic;
 mod granule;
 mod measurement;
 mod outcome;
-mod psci;
 mod realm;
 mod realm_config;
 mod rec;
+mod registers;
 mod ripas;
-mod rsi;
 mod rtt;
 mod rtt_commands;
 mod run;
@@ -33,7 +30,8 @@ pub use measurement::Measurement;
 pub use outcome::{Expect, Failure, Outcome};
 pub use realm::{Realm, RealmState};
 pub use realm_config::{rtt_config, start_table_count};
-pub use rec::{LastExit, Rec, Registers};
+pub use rec::{LastExit, Rec};
+pub use registers::Registers;
 pub use rtt::{Access, AccessKind, Entry, Table, Walk};
 pub use run::Trap;
 
@@ -73,7 +71,7 @@ pub struct Model {
     pub(crate) data: BTreeMap<u64, Option<Vec<u8>>>,
     pub(crate) realms: BTreeMap<u64, Realm>,
     pub(crate) recs: BTreeMap<u64, Rec>,
-    pub(crate) running: Option<run::Running>,
+    pub(crate) running: Option<run::alternative::Running>,
 }
 
 impl Model {

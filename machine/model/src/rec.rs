@@ -3,29 +3,12 @@
 use crate::granule::{GranuleState, NsMemory, aligned};
 use crate::measurement::{Measurement, REC, extend_rim, hash};
 use crate::outcome::{Conditions, Outcome};
-use crate::run::Rule;
+use crate::registers::{PSTATE_RESET, Registers, Rule};
 use crate::{Model, RealmState};
 use realm_abi::psci::PsciCall;
-use realm_abi::rmi::{GPRS, MAX_REC_AUX, RecFlags, RecParams, ReturnCode, Ripas};
+use realm_abi::rmi::{MAX_REC_AUX, RecFlags, RecParams, ReturnCode, Ripas};
 use std::collections::BTreeSet;
 use zerocopy::IntoBytes;
-
-/// What a realm sees of its CPU, as far as the RMM changes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are the architecture's")]
-pub struct Registers {
-    pub gprs: [u64; GPRS],
-    pub pc: u64,
-    pub pstate: u64,
-    pub vbar_el1: u64,
-    pub elr_el1: u64,
-    pub spsr_el1: u64,
-    pub esr_el1: u64,
-    pub far_el1: u64,
-}
-
-/// PSTATE of a REC that starts: AArch64 EL1h, D, A, I and F masked.
-pub(crate) const PSTATE_RESET: u64 = 0x3c5;
 
 /// What the last exit of a REC left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,16 @@
 //! A REC while it runs: what may happen after each trap, and what did.
 
-use crate::abort::undefined;
-use crate::rec::{LastExit, Registers};
-use crate::rsi;
+pub(crate) mod abort;
+pub(crate) mod alternative;
+pub(crate) mod enter;
+pub(crate) mod psci;
+pub(crate) mod rsi;
+
+use crate::rec::LastExit;
+use crate::registers::{Registers, Rule};
 use crate::{Model, RealmState};
+use abort::undefined;
+use alternative::{Alternative, Exit, Resume, Running, exit_of, not_supported, sync_exit};
 use realm_abi::rmi::{ExitReason, RecExit};
 use realm_abi::rsi::RsiStatus;
 use zerocopy::IntoBytes;
@@ -29,115 +36,6 @@ pub enum Trap {
         /// ESR_EL2.
         esr: u64,
     },
-}
-
-/// How registers on resumption are judged beyond equality.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
-    None,
-    /// EL1 registers are not specified.
-    Fresh,
-    /// An exception was injected: of ESR_EL1 only the specified fields count, of PSTATE mode and masks.
-    Injected,
-    /// RSI_IPA_STATE_GET: X1 and X2 describe a prefix of the range.
-    StateGet {
-        base: u64,
-        top: u64,
-    },
-    /// RSI_ATTESTATION_TOKEN_INIT: X1 is a bound.
-    TokenInit,
-    /// RSI_ATTESTATION_TOKEN_CONTINUE: X0 INCOMPLETE or SUCCESS, X1 at most `size`, written to the granule `pa`.
-    TokenContinue {
-        size: u64,
-        pa: u64,
-    },
-}
-
-/// The realm goes on.
-#[derive(Clone, Debug)]
-pub(crate) struct Resume {
-    pub(crate) name: &'static str,
-    pub(crate) registers: Registers,
-    /// Registers that may be zero instead: outputs the call does not use.
-    pub(crate) kept_or_zero: u32,
-    pub(crate) rule: Rule,
-}
-
-/// The REC exits.
-#[derive(Clone, Debug)]
-pub(crate) struct Exit {
-    pub(crate) name: &'static str,
-    pub(crate) exit: Box<RecExit>,
-    /// Content of the host call structure was not specified.
-    pub(crate) any_call: bool,
-    pub(crate) registers: Registers,
-    pub(crate) last_exit: LastExit,
-    pub(crate) cpu_off: bool,
-    pub(crate) system_off: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Alternative {
-    Resume(Resume),
-    Exit(Exit),
-}
-
-/// X1 to X16, which the abstract interface zeroes where a call does not use them and deployed firmware keeps.
-const UNUSED: u32 = 0x1_fffe;
-
-impl Alternative {
-    pub(crate) fn resume(name: &'static str, registers: Registers) -> Self {
-        Self::Resume(Resume { name, registers, kept_or_zero: 0, rule: Rule::None })
-    }
-
-    /// An SMC is answered with X0 and on.
-    pub(crate) fn answer(name: &'static str, regs: &Registers, out: &[u64]) -> Self {
-        Self::answer_with(name, regs, out, Rule::None)
-    }
-
-    pub(crate) fn answer_with(name: &'static str, regs: &Registers, out: &[u64], rule: Rule) -> Self {
-        let mut registers = *regs;
-        registers.pc = registers.pc.wrapping_add(4);
-        let mut kept_or_zero = UNUSED;
-        for (i, (register, value)) in registers.gprs.iter_mut().zip(out).enumerate() {
-            *register = *value;
-            kept_or_zero &= !(1 << i);
-        }
-        Self::Resume(Resume { name, registers, kept_or_zero, rule })
-    }
-
-    pub(crate) fn exit(name: &'static str, exit: RecExit, regs: &Registers, last_exit: LastExit) -> Self {
-        Self::Exit(Exit {
-            name,
-            exit: Box::new(exit),
-            any_call: false,
-            registers: *regs,
-            last_exit,
-            cpu_off: false,
-            system_off: false,
-        })
-    }
-}
-
-/// The REC that runs and what may happen next.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    pub(crate) rec: u64,
-    pub(crate) alternatives: Vec<Alternative>,
-}
-
-/// An exit with its reason.
-pub(crate) fn exit_of(reason: ExitReason) -> RecExit {
-    let mut exit = RecExit::default();
-    exit.exit_reason = reason;
-    exit
-}
-
-/// A synchronous exit with what it says about the fault.
-pub(crate) fn sync_exit(esr: u64, hpfar: u64) -> RecExit {
-    let mut exit = exit_of(ExitReason::SYNC);
-    (exit.esr, exit.hpfar) = (esr, hpfar);
-    exit
 }
 
 impl Model {
@@ -359,7 +257,7 @@ impl Model {
             realm_abi::smccc::VERSION => {
                 vec![Alternative::answer("SMCCC_VERSION", regs, &[realm_abi::smccc::VERSION_1_2])]
             }
-            _ => vec![rsi::not_supported(regs)],
+            _ => vec![not_supported(regs)],
         }
     }
 }

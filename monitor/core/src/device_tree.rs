@@ -7,7 +7,7 @@ mod tests;
 
 pub use edit::{EditError, edit};
 
-use crate::layout::Range;
+use crate::range::Range;
 
 /// Most banks of memory the monitor handles.
 pub const MAX_BANKS: usize = 8;

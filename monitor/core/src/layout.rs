@@ -2,45 +2,8 @@
 
 use crate::device_tree::Board;
 use crate::gpt::{Gpi, Gpt, L0_REGION_SHIFT, L1_TABLE_SIZE, LayoutError};
+pub use crate::range::Range;
 use realm_abi::GRANULE_SIZE;
-
-/// A range of physical addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// First address.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-}
-
-impl Range {
-    /// From its parts.
-    #[must_use]
-    pub const fn new(base: u64, size: u64) -> Self {
-        Self { base, size }
-    }
-    /// The address behind the last byte; saturates.
-    #[must_use]
-    pub const fn end(self) -> u64 {
-        self.base.saturating_add(self.size)
-    }
-    /// Whether the one begins where the other ends.
-    #[must_use]
-    pub const fn touches(self, other: Self) -> bool {
-        self.end() == other.base || other.end() == self.base
-    }
-    /// Both and what is between them.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        let base = self.base.min(other.base);
-        Self::new(base, self.end().max(other.end()).saturating_sub(base))
-    }
-    /// Whether all of `other` lies inside.
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        other.base >= self.base && other.end() <= self.end() && other.end() >= other.base
-    }
-}
 
 /// Most CPUs the monitor serves: as many as have a redistributor in the board's first region for them (0x080a_0000 to the UART). The
 /// board puts those of more CPUs elsewhere.

@@ -23,6 +23,7 @@ pub mod gpt;
 pub mod layout;
 pub mod package;
 pub mod psci;
+mod range;
 pub mod services;
 pub mod smc;
 pub mod stage1;

@@ -3,7 +3,8 @@
 
 use crate::attest::{self, Platform, REALM_ATTESTATION_KEY, TOKEN_MAX, TokenError};
 use crate::gpt::{Gpt, GptError, Maintenance};
-use crate::layout::{RMM, Range, SHARED_BUFFER};
+use crate::layout::{RMM, SHARED_BUFFER};
+use crate::range::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::Version;
 use realm_abi::rmm_el3::{

@@ -1,6 +1,6 @@
 //! The monitor's own translation tables (VMSAv8-64, EL3, 4 KiB granules, 39 bits): everything at its physical address.
 
-use crate::layout::Range;
+use crate::range::Range;
 
 /// Bytes of a table, and of a page.
 pub const PAGE_SIZE: u64 = 4096;

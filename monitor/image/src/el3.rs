@@ -12,6 +12,7 @@ mod power;
 mod reflect;
 mod registers;
 mod run;
+mod services;
 mod stage1;
 mod sysreg;
 

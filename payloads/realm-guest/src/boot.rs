@@ -1,12 +1,10 @@
 //! From the entry point to a program, on the first vCPU and on those turned on later.
 
-use crate::sysreg::{instruction, mrs};
-use crate::{device, exception, memory, programs, report, smc};
+use crate::report::fail;
+use crate::vcpu::{MAX_VCPUS, Start, mask, vcpu};
+use crate::{device, memory, programs, smc};
 use core::arch::global_asm;
 use core::panic::PanicInfo;
-
-/// vCPUs there is room for.
-pub const MAX_VCPUS: usize = 4;
 
 /// SCTLR_EL1: the bits that are RES1 without later features, SPAN; M, C, SA, I.
 const SCTLR: u64 = 0x30d0_0800 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12;
@@ -88,47 +86,19 @@ global_asm!(
     main = sym main,
 );
 
-unsafe extern "C" {
-    /// Where vCPUs start that are turned on.
-    pub fn guest_secondary();
-}
-
-/// The address of [`guest_secondary`].
-pub fn secondary_entry() -> u64 {
-    guest_secondary as *const () as u64
-}
-
-/// Which vCPU this is: Aff0.
-pub fn vcpu() -> usize {
-    mrs!("mpidr_el1") as usize % MAX_VCPUS
-}
-
 extern "C" fn main(argument: u64, first: u64, others: u64) -> ! {
     if first == 0 {
-        programs::secondary(programs::Start { vcpu: vcpu(), context: argument, others });
+        programs::secondary(Start { vcpu: vcpu(), context: argument, others });
     }
-    let width = smc::ipa_width();
+    let width = memory::ipa_width();
     memory::init(width);
     device::init(1 << (width - 1));
     programs::run(argument);
     smc::system_off()
 }
 
-/// Ends the realm: nothing that is not expected is survived.
-pub fn fail(what: core::fmt::Arguments<'_>) -> ! {
-    report::failed(what);
-    smc::system_off()
-}
-
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    exception::mask();
+    mask();
     fail(format_args!("vCPU {} {info}", vcpu()))
-}
-
-/// Waits for nothing, after the realm is over.
-pub fn halt() -> ! {
-    loop {
-        instruction!("wfe");
-    }
 }

@@ -1,9 +1,10 @@
 //! Exceptions at EL1. One in an instruction run by [`attempt!`] is a result; interrupts go to [`crate::interrupt`]; any other ends
 //! the realm with a report.
 
-use crate::boot::{self, MAX_VCPUS};
 use crate::interrupt;
-use crate::sysreg::{instruction, mrs};
+use crate::report::fail;
+use crate::sysreg::mrs;
+use crate::vcpu::{MAX_VCPUS, vcpu};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -52,14 +53,14 @@ static EXPECTATIONS: [Expectation; MAX_VCPUS] = [const {
 
 /// Prepares for an exception; where the address to go on at has to be stored.
 pub fn expect() -> *mut u64 {
-    let expectation = &EXPECTATIONS[boot::vcpu()];
+    let expectation = &EXPECTATIONS[vcpu()];
     expectation.happened.store(false, Ordering::Relaxed);
     expectation.resume.as_ptr()
 }
 
 /// What came of the instruction at `at`.
 pub fn outcome(at: u64) -> Result<(), Fault> {
-    let expectation = &EXPECTATIONS[boot::vcpu()];
+    let expectation = &EXPECTATIONS[vcpu()];
     if !expectation.happened.load(Ordering::Relaxed) {
         return Ok(());
     }
@@ -165,12 +166,12 @@ extern "C" fn handle(frame: &mut Frame, kind: u64) {
         return interrupt::handle();
     }
     let (esr, far) = (mrs!("esr_el1"), mrs!("far_el1"));
-    let expectation = &EXPECTATIONS[boot::vcpu()];
+    let expectation = &EXPECTATIONS[vcpu()];
     let resume = expectation.resume.swap(0, Ordering::Relaxed);
     if kind != SYNC || resume == 0 {
-        boot::fail(format_args!(
+        fail(format_args!(
             "vCPU {} exception {kind}: ESR {esr:#x} ELR {:#x} FAR {far:#x} X30 {:#x} SPSR {:#x} X0 {:#x}",
-            boot::vcpu(),
+            vcpu(),
             frame.elr,
             frame.x30,
             frame.spsr,
@@ -182,14 +183,4 @@ extern "C" fn handle(frame: &mut Frame, kind: u64) {
     expectation.elr.store(frame.elr, Ordering::Relaxed);
     expectation.happened.store(true, Ordering::Relaxed);
     frame.elr = resume;
-}
-
-/// Takes no interrupts any more.
-pub fn mask() {
-    instruction!("msr daifset, #0x2");
-}
-
-/// Takes interrupts.
-pub fn unmask() {
-    instruction!("msr daifclr, #0x2");
 }

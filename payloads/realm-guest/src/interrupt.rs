@@ -1,9 +1,8 @@
 //! Interrupts: the virtual CPU interface, the timers, and what each interrupt does.
 
-use crate::boot::{self, MAX_VCPUS};
 use crate::device::{self, Command};
-use crate::exception;
 use crate::sysreg::{instruction, mrs, msr};
+use crate::vcpu::{self, MAX_VCPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Interrupts that are counted.
@@ -33,7 +32,7 @@ pub fn init() {
     set_priority_mask(0xff);
     msr!("S3_0_C12_C12_7", 1);
     instruction!("isb");
-    exception::unmask();
+    vcpu::unmask();
 }
 
 /// ICC_PMR_EL1.
@@ -48,7 +47,7 @@ pub fn handle() {
     if intid == SPURIOUS {
         return;
     }
-    match COUNTS[boot::vcpu()].get(intid as usize) {
+    match COUNTS[vcpu::vcpu()].get(intid as usize) {
         Some(count) => {
             count.fetch_add(1, Ordering::AcqRel);
         }
@@ -69,7 +68,7 @@ pub fn handle() {
 
 /// How often this vCPU has taken an interrupt.
 pub fn count(intid: usize) -> u64 {
-    count_of(boot::vcpu(), intid)
+    count_of(vcpu::vcpu(), intid)
 }
 
 /// How often a vCPU has taken one.
@@ -84,11 +83,11 @@ pub fn uncounted() -> u64 {
 
 /// Sleeps until there is an interrupt, which is taken, unless `done` already.
 pub fn sleep_unless(done: impl Fn() -> bool) {
-    exception::mask();
+    vcpu::mask();
     if !done() {
         instruction!("wfi");
     }
-    exception::unmask();
+    vcpu::unmask();
     instruction!("isb");
 }
 

@@ -24,6 +24,8 @@ mod state;
 mod sysreg;
 #[cfg(target_os = "none")]
 mod time;
+#[cfg(target_os = "none")]
+mod vcpu;
 
 #[cfg(not(target_os = "none"))]
 fn main() -> std::process::ExitCode {

@@ -1,10 +1,12 @@
 //! The realm's address space: translation at stage 1, the RAM programs may use, and probes of addresses where there may be nothing.
 
 use crate::exception::{Fault, attempt};
+use crate::smc;
 use crate::sysreg::instruction;
 use core::arch::{asm, global_asm};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use realm_abi::rsi::{RsiCall, RsiStatus};
 
 /// The realm's RAM.
 pub const RAM: u64 = 0x8000_0000;
@@ -85,8 +87,16 @@ pub fn outside() -> Option<u64> {
     Some(1 << WIDTH.load(Ordering::Relaxed)).filter(|outside| *outside < 1 << 48)
 }
 
+/// RSI_REALM_CONFIG, its first word.
+pub fn ipa_width() -> u64 {
+    let (status, _) = smc::rsi(&RsiCall::RealmConfig { addr: CONFIGURATION });
+    assert!(status == RsiStatus::SUCCESS, "REALM_CONFIG: {status}");
+    // The checks of this module need the width.
+    width_from(CONFIGURATION)
+}
+
 /// The first word of the page RSI_REALM_CONFIG has filled, before [`init`].
-pub fn width_from(page: u64) -> u64 {
+fn width_from(page: u64) -> u64 {
     // SAFETY: free RAM, in which no object is.
     unsafe { ptr::read_volatile(page as *const u64) }
 }

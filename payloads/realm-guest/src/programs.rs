@@ -14,19 +14,9 @@ mod smp;
 mod spin;
 
 use crate::report::{self, Run};
-use crate::{boot, smc};
+use crate::smc;
+use crate::vcpu::Start;
 use core::sync::atomic::{AtomicUsize, Ordering};
-
-/// What a vCPU that was turned on starts with.
-#[derive(Clone, Copy, Debug)]
-pub struct Start {
-    /// Which vCPU it is.
-    pub vcpu: usize,
-    /// X0.
-    pub context: u64,
-    /// X1 to X30, all bits that are one in any of them.
-    pub others: u64,
-}
 
 /// A program: what the first vCPU does, and what the others do.
 struct Program {
@@ -66,11 +56,6 @@ fn program(index: usize) -> Option<&'static Program> {
     PROGRAMS.get(index)?.as_ref()
 }
 
-/// The name of a program.
-pub fn name(index: usize) -> Option<&'static str> {
-    program(index).map(|program| program.name)
-}
-
 /// Runs a program on the first vCPU. It returns to end the realm.
 pub fn run(number: u64) {
     let index = usize::try_from(number).unwrap_or(usize::MAX);
@@ -80,7 +65,7 @@ pub fn run(number: u64) {
     };
     CHOSEN.store(index, Ordering::Release);
     match program.first {
-        First::Run(run) => run(&Run::begin(index, program.name)),
+        First::Run(run) => run(&Run::begin(&program.name)),
         First::Silent(run) => run(),
     }
 }
@@ -95,5 +80,5 @@ pub fn secondary(start: Start) -> ! {
 
 /// Of a program with one vCPU.
 fn alone(start: Start) -> ! {
-    boot::fail(format_args!("vCPU {} was turned on with {:#x}", start.vcpu, start.context));
+    report::fail(format_args!("vCPU {} was turned on with {:#x}", start.vcpu, start.context));
 }

@@ -1,15 +1,16 @@
 //! What a program reports: lines of `payloads/report`, each written as a whole.
 
-use crate::device;
+use crate::{device, smc};
 use core::cell::Cell;
 use core::fmt::{self, Debug, Write};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use realm_report::Record;
 
 /// Only one vCPU writes at a time.
 static BUSY: AtomicBool = AtomicBool::new(false);
-/// Index of the program that runs, for failures outside of it.
-static CURRENT: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// The name of the program that runs, for failures outside of it.
+static CURRENT: AtomicPtr<&'static str> = AtomicPtr::new(ptr::null_mut());
 
 struct Console;
 
@@ -78,8 +79,8 @@ pub struct Run {
 
 impl Run {
     /// Begins.
-    pub fn begin(index: usize, name: &'static str) -> Self {
-        CURRENT.store(index, Ordering::Relaxed);
+    pub fn begin(name: &'static &'static str) -> Self {
+        CURRENT.store(ptr::from_ref(name).cast_mut(), Ordering::Relaxed);
         let run = Self { name, checks: Cell::new(0) };
         run.put(&Record::Begin { run: name });
         run
@@ -116,7 +117,9 @@ impl Run {
 
 /// What went wrong in the run there is, outside of its checks.
 pub fn failed(what: fmt::Arguments<'_>) {
-    let run = crate::programs::name(CURRENT.load(Ordering::Relaxed)).unwrap_or("guest");
+    // SAFETY: it is null, or a reference to what is never changed and lives for ever.
+    let name = unsafe { CURRENT.load(Ordering::Relaxed).as_ref() };
+    let run = name.unwrap_or(&"guest");
     // The vCPU that holds the console may be this one, or stopped: better two lines in one than none.
     for _ in 0..1_000_000 {
         if !BUSY.load(Ordering::Relaxed) {
@@ -125,4 +128,10 @@ pub fn failed(what: fmt::Arguments<'_>) {
         core::hint::spin_loop();
     }
     let _ = writeln!(Console, "{}", Record::Bad { run, check: "unexpected", why: Text::new(what).as_str() });
+}
+
+/// Ends the realm: nothing that is not expected is survived.
+pub fn fail(what: fmt::Arguments<'_>) -> ! {
+    failed(what);
+    smc::system_off()
 }

@@ -1,7 +1,6 @@
 //! Calls to the RMM.
 
-use crate::memory::{self, CONFIGURATION};
-use crate::{boot, exception};
+use crate::vcpu::{halt, mask};
 use core::arch::global_asm;
 use realm_abi::psci::{PsciCall, PsciStatus};
 use realm_abi::rmi::Ripas;
@@ -111,17 +110,9 @@ pub fn psci(call_: &PsciCall) -> PsciStatus {
 
 /// Ends the realm.
 pub fn system_off() -> ! {
-    exception::mask();
+    mask();
     psci(&PsciCall::SystemOff);
-    boot::halt()
-}
-
-/// RSI_REALM_CONFIG, its first word.
-pub fn ipa_width() -> u64 {
-    let (status, _) = rsi(&RsiCall::RealmConfig { addr: CONFIGURATION });
-    assert!(status == RsiStatus::SUCCESS, "REALM_CONFIG: {status}");
-    // The checks of `memory` need the width.
-    memory::width_from(CONFIGURATION)
+    halt()
 }
 
 /// RSI_IPA_STATE_SET of all of a range: what it answers, in the first call that does not succeed completely.

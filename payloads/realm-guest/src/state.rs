@@ -2,7 +2,7 @@
 
 use crate::memory::{self, FREE};
 use crate::sysreg::{instruction, mrs, msr};
-use crate::{boot, time};
+use crate::{time, vcpu};
 use core::arch::{asm, global_asm};
 
 /// What of it this realm has.
@@ -180,7 +180,7 @@ unsafe extern "C" {
 
 /// Free RAM of this vCPU for what is loaded, and for what comes out.
 fn areas() -> (u64, u64) {
-    let base = FREE + boot::vcpu() as u64 * 0x1_0000;
+    let base = FREE + vcpu::vcpu() as u64 * 0x1_0000;
     (base, base + 0x8000)
 }
 

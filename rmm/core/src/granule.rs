@@ -12,57 +12,16 @@
 //! A running REC is not locked: the CPU that runs it works on a copy, and [`GranuleGuard::refcount`] of the granule says
 //! that it is *running*, which keeps others from changing it.
 
+pub(crate) mod content;
+
+pub(crate) use content::granule_content;
+pub use content::{Content, Exclusive, Granule};
+
 use crate::Platform;
 use crate::platform::Broken;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use realm_abi::rmi::ReturnCode;
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
-use zerocopy::{FromBytes, IntoBytes, KnownLayout};
-
-/// The content of one granule. Words are atomic because the MMU reads tables while the RMM writes them.
-#[derive(FromBytes, IntoBytes, KnownLayout)]
-#[repr(C, align(4096))]
-pub struct Granule {
-    /// The granule as the 512 words of a table.
-    pub words: [AtomicU64; 512],
-}
-
-impl Granule {
-    /// A granule of zeros.
-    #[must_use]
-    pub const fn zeroed() -> Self {
-        Self { words: [const { AtomicU64::new(0) }; 512] }
-    }
-    /// Fills the granule with zeros.
-    pub fn wipe(&mut self) {
-        self.as_mut_bytes().fill(0);
-    }
-}
-
-/// A structure that begins a granule of its own. Implemented by `granule_content!`.
-pub trait Content {
-    /// The structure at the beginning of `granule`.
-    fn of(granule: &mut Granule) -> &mut Self;
-}
-
-/// Lets a structure live in a granule: that it fits is checked when it is compiled.
-macro_rules! granule_content {
-    ($ty:ty) => {
-        impl $crate::granule::Content for $ty {
-            fn of(granule: &mut $crate::granule::Granule) -> &mut Self {
-                #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout)]
-                #[repr(C)]
-                struct Whole {
-                    content: $ty,
-                    rest: [u8; 4096 - size_of::<$ty>()],
-                }
-                let whole: &mut Whole = zerocopy::transmute_mut!(granule);
-                &mut whole.content
-            }
-        }
-    };
-}
-pub(crate) use granule_content;
 
 /// Granule states (RMM 1.0, RmmGranuleState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -338,6 +297,10 @@ impl<W: LockWord> GranuleGuard<'_, W> {
         let reach = if reach > REACH_MASK { REACH_MASK } else { reach };
         self.word = (self.word & !(REACH_MASK << REACH_SHIFT)) | (reach << REACH_SHIFT);
     }
+    /// Runs `f` on the structure the granule holds.
+    pub fn with<P: Platform, T: Content, R>(&mut self, platform: &P, f: impl FnOnce(&mut T) -> R) -> R {
+        platform.with_granule(self, |granule| f(T::of(granule)))
+    }
     /// Wipes the granule, to which there must be no reference, and makes it DELEGATED: what every granule becomes when it leaves a
     /// realm (RMM 1.0, granule wiping: nothing of what it held is seen again).
     pub fn release<P: Platform>(mut self, platform: &P) {
@@ -356,26 +319,7 @@ impl<W: LockWord> Drop for GranuleGuard<'_, W> {
     }
 }
 
-pub(crate) mod sealed {
-    pub trait Sealed {}
-}
-
-/// Proof that the caller has a granule's content for itself: its lock. Only this crate can make one, so a
-/// [`Platform`] may rely on it for memory safety.
-pub trait Exclusive: sealed::Sealed {
-    /// The granule's physical address.
-    fn pa(&self) -> u64;
-
-    /// Runs `f` on the structure the granule holds.
-    fn with<P: Platform, T: Content, R>(&mut self, platform: &P, f: impl FnOnce(&mut T) -> R) -> R
-    where
-        Self: Sized,
-    {
-        platform.with_granule(self, |granule| f(T::of(granule)))
-    }
-}
-
-impl<W: LockWord> sealed::Sealed for GranuleGuard<'_, W> {}
+impl<W: LockWord> content::sealed::Sealed for GranuleGuard<'_, W> {}
 impl<W: LockWord> Exclusive for GranuleGuard<'_, W> {
     fn pa(&self) -> u64 {
         self.pa

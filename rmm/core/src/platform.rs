@@ -1,7 +1,7 @@
 //! What the RMM needs of the machine it runs on.
 
 use crate::cpu::{CpuContext, RealmExit, RunControls};
-use crate::granule::{Exclusive, Granule};
+use crate::granule::content::{Exclusive, Granule};
 
 /// Non-secure memory could not be accessed: a granule protection fault, at any byte of the access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

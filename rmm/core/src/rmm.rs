@@ -2,7 +2,7 @@
 
 use crate::Platform;
 use crate::attest::{AttestError, Attestation};
-use crate::granule::{Bank, Exclusive, GranuleEntry, GranuleState, GranuleTable, LockError, TableError};
+use crate::granule::{Bank, GranuleEntry, GranuleState, GranuleTable, LockError, TableError};
 use crate::platform::{Broken, CpuFeatures};
 use crate::realm::RealmDescriptor;
 use crate::vmid::Vmids;

@@ -1,24 +1,21 @@
 //! From the entry point to the first command.
 
 use crate::control::{HCR_RMM, SCTLR_OFF, SCTLR_ON};
+use crate::el3::{self, BOOT_COMPLETE, RMI_REQ_COMPLETE};
 use crate::machine::Machine;
 use crate::mmu;
-use crate::{console, copy, el3, slots};
+use crate::stop::{is_stopped, refuse, refuse_after};
+use crate::{console, copy, run, slots};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::rmm_el3::manifest::{Limits, Manifest};
 use realm_abi::rmm_el3::{BootCode, ColdBoot, El3Call, SHARED_BUFFER_SIZE};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Rmm;
 use realm_rmm::granule::{Bank, GranuleEntry, MAX_BANKS};
-use realm_rmm::platform::Broken;
 use spin::Once;
-
-/// X0 and X1 of a boot that fails before there is a stack.
-const BOOT_COMPLETE: u64 = 0xC400_01CF;
-const RMI_REQ_COMPLETE: u64 = 0xC400_018F;
 
 global_asm!(
     ".section .text.entry, \"ax\"",
@@ -161,22 +158,6 @@ static WARM: AtomicU64 = AtomicU64::new(0);
 
 static RMM: Once<Rmm<'static, Machine>> = Once::new();
 
-/// Whether the RMM has found that it is broken, on any CPU: then no other goes on either.
-static STOPPED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the RMM has stopped on all CPUs.
-pub fn is_stopped() -> bool {
-    STOPPED.load(Ordering::Relaxed)
-}
-
-/// Stops the RMM on all CPUs: no command is served from now on, so no granule changes hands, and no realm is entered again. One that
-/// runs on another CPU goes on in its own memory until it exits.
-pub fn stop(why: Broken) -> ! {
-    STOPPED.store(true, Ordering::SeqCst);
-    console::report(format_args!("the RMM stops: {why:?} is not what it must be"));
-    refuse()
-}
-
 /// Every CPU, with the MMU on.
 extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) -> ! {
     slots::init();
@@ -186,7 +167,7 @@ extern "C" fn main(cpu: u64, version: u64, max_cpus: u64, shared_buffer: u64) ->
         el3::wait_for_command([BOOT_COMPLETE, BootCode::SUCCESS.0.cast_unsigned(), 0, 0, 0, 0]);
         refuse()
     }
-    crate::run::init();
+    run::init();
     let outcome = if WARM.load(Ordering::Acquire) == 0 {
         let cold = ColdBoot::from_regs(&[cpu, version, max_cpus, shared_buffer, 0]);
         cold_boot(&cold)
@@ -215,21 +196,6 @@ fn serve(rmm: &'static Rmm<'static, Machine>) -> ! {
         let [x0, x1, x2, x3, x4] = rmm.handle_rmi(&regs);
         slots::release();
         regs = el3::wait_for_command([RMI_REQ_COMPLETE, x0, x1, x2, x3, x4]);
-    }
-}
-
-/// Never runs anything of the RMM again on this CPU, also when it is turned on anew: every command fails.
-pub fn refuse() -> ! {
-    slots::area().failed.set(1);
-    crate::run::forget();
-    slots::abandon();
-    refuse_after(0)
-}
-
-/// Fails the command that waits, whose caller has `kept` in X4, and all that come.
-fn refuse_after(mut kept: u64) -> ! {
-    loop {
-        [_, _, _, _, kept, ..] = el3::wait_for_command([RMI_REQ_COMPLETE, u64::MAX, 0, 0, 0, kept]);
     }
 }
 

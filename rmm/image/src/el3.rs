@@ -3,6 +3,10 @@
 use core::arch::asm;
 use realm_abi::rmm_el3::{El3Call, El3Code, El3Reply};
 
+/// The calls with which the RMM says that it has booted on a CPU, and that a command has ended.
+pub const BOOT_COMPLETE: u64 = 0xC400_01CF;
+pub const RMI_REQ_COMPLETE: u64 = 0xC400_018F;
+
 /// A service of EL3.
 pub fn call(call: El3Call) -> El3Reply {
     let [x0, x1, x2, x3, x4, ..] = call.to_regs();

@@ -1,5 +1,6 @@
 //! What the CPUs have.
 
+use crate::simd::with_simd;
 use crate::sysreg::{instruction, mrs, msr};
 use realm_rmm::platform::{CpuFeatures, SysReg};
 
@@ -110,7 +111,7 @@ pub fn offered(optional: &Optional) -> CpuFeatures {
 /// In quadwords, minus one.
 fn longest_vector() -> u8 {
     const LONGEST: u64 = 0xf;
-    super::run::with_simd(true, || {
+    with_simd(true, || {
         let before = mrs!("S3_4_C1_C2_0");
         msr!("S3_4_C1_C2_0", LONGEST);
         instruction!("isb");

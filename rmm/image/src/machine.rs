@@ -1,9 +1,10 @@
 //! The hardware as [`realm_rmm`] sees it.
 
 use crate::features::{self, Optional};
+use crate::simd::area_size;
 use crate::slots::Mapping;
 use crate::sysreg::{instruction, mrs, msr};
-use crate::{copy, el3, hash, mmu, run};
+use crate::{copy, el3, hash, mmu, run, stop};
 use realm_abi::rmm_el3::{CURVE_P384, El3Call, El3Code, P384_KEY_SIZE, SHARED_BUFFER_SIZE};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Platform;
@@ -237,11 +238,11 @@ impl Platform for Machine {
     }
 
     fn stop(&self, why: Broken) -> ! {
-        crate::boot::stop(why)
+        stop::stop(why)
     }
 
     fn simd_aux_granules(&self) -> usize {
-        run::area_size(self.cpu.sve_vl).div_ceil(1 << GRANULE_SHIFT)
+        area_size(self.cpu.sve_vl).div_ceil(1 << GRANULE_SHIFT)
     }
 
     fn run_realm(&self, context: &mut CpuContext, controls: &RunControls, simd: &[u64]) -> RealmExit {

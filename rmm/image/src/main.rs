@@ -23,7 +23,11 @@ mod mmu;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]
+mod simd;
+#[cfg(target_os = "none")]
 mod slots;
+#[cfg(target_os = "none")]
+mod stop;
 #[cfg(target_os = "none")]
 mod sysreg;
 #[cfg(target_os = "none")]

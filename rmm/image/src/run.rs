@@ -2,22 +2,25 @@
 
 mod el1;
 mod fault;
+pub mod forget;
 mod gic;
 mod pmu;
 mod simd;
 
 use simd::find_streaming_ffr;
-pub use simd::{SimdArea, area_size, with_simd, with_vectors};
+pub use simd::with_vectors;
 
 use crate::control::{
     CNTHCTL_CNTPMASK, CNTHCTL_CNTVMASK, CNTHCTL_REALM, HCR_REALM, HCR_RMM, HCR_TWE, HCR_TWI, HCR_VSE,
     HCRX_REALM, mdcr,
 };
 use crate::features::Optional;
+use crate::simd::trap_all;
 use crate::slots;
+use crate::stop;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
-use realm_rmm::cpu::{CpuContext, El1Registers, Gic, Pmu, RealmExit, RunControls, Timers};
+use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 
 /// VTCR_EL2 as long as there is no realm.
 const VTCR_RES1: u64 = 1 << 31;
@@ -26,7 +29,7 @@ const VTCR_RES1: u64 = 1 << 31;
 pub fn init() {
     let optional = crate::features::optional();
     find_streaming_ffr(&optional);
-    simd::trap_all();
+    trap_all();
     msr!("mdcr_el2", mdcr(None, optional.event_counters));
     msr!("hstr_el2", 0);
     msr!("cntvoff_el2", 0);
@@ -83,8 +86,8 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     let mut simd = simd::Lazy::new(optional, controls, simd);
     let exit = loop {
         slots::release();
-        if crate::boot::is_stopped() {
-            crate::boot::refuse()
+        if stop::is_stopped() {
+            stop::refuse()
         }
         // SAFETY: the context holds X0 to X30; the registers are the realm's, and everything it does to this CPU is behind
         // its stage 2, which the RMM's core has made.
@@ -115,42 +118,6 @@ pub fn run(optional: &Optional, context: &mut CpuContext, controls: &RunControls
     instruction!("isb");
     slots::area().realm_loaded.set(0);
     exit
-}
-
-/// Forgets what this CPU has of a realm, if the RMM fails while it is loaded: the Non-secure world gets the registers next.
-/// What that had in them is lost.
-pub fn forget() {
-    if slots::area().realm_loaded.replace(0) == 0 {
-        return;
-    }
-    let optional = crate::features::optional();
-    msr!("hcr_el2", HCR_RMM);
-    instruction!("isb");
-    // EL1 and EL0: what [`load`] gives a realm.
-    el1::load(&optional, &El1Registers::default());
-    el1::load_timers(&Timers::default());
-    if optional.pauth {
-        el1::load_keys(&[0; 10]);
-    }
-    gic::load(&optional, &Gic::default());
-    if optional.pmu {
-        pmu::load(&optional, &Pmu::default());
-    }
-    simd::forget(&optional);
-    // EL2: where the realm was and what it did, and what it was to be. EL3 does not switch CNTHCTL_EL2: without traps, by either of its
-    // formats, and without masks.
-    msr!("cnthctl_el2", CNTHCTL_REALM | 0b11);
-    msr!("elr_el2", 0);
-    msr!("spsr_el2", 0);
-    msr!("esr_el2", 0);
-    msr!("far_el2", 0);
-    msr!("hpfar_el2", 0);
-    msr!("vttbr_el2", 0);
-    msr!("vmpidr_el2", 0);
-    if optional.ras {
-        msr!("S3_4_C5_C2_3", 0);
-    }
-    instruction!("isb");
 }
 
 fn vector_exit(vector: u64) -> RealmExit {

@@ -8,6 +8,8 @@
 //! The tables are this CPU's alone, so barriers and invalidations stay on it.
 
 use crate::mmu::{self, AREA_VA, SLOT_ENTRIES_VA, SLOT_VA, SLOTS};
+use crate::simd::SimdArea;
+use crate::stop::stop;
 use crate::sysreg::instruction;
 use core::cell::Cell;
 use core::{arch::asm, ptr};
@@ -34,7 +36,7 @@ pub struct CpuArea {
     pub failed: Cell<u64>,
     pad: [u64; 2],
     /// SIMD registers of the Non-secure world, while something else is in them.
-    pub simd: crate::run::SimdArea,
+    pub simd: SimdArea,
 }
 
 const _: () = assert!(size_of::<CpuArea>() <= 4 * 4096);
@@ -104,7 +106,7 @@ impl Drop for Mapping {
 fn count(change: i32) {
     match area().alive.get().checked_add_signed(change) {
         Some(alive) => area().alive.set(alive),
-        None => crate::boot::stop(Broken::Count),
+        None => stop(Broken::Count),
     }
 }
 

@@ -3,6 +3,7 @@
 //! `machine/examples/instructions.rs` makes the calls; callgrind counts what happens inside its function
 //! `realmkit_measured`. Counts repeat exactly for the same binary.
 
+use super::report::write_json;
 use crate::apt;
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
@@ -93,7 +94,7 @@ pub fn bench(json: Option<&Path>) -> Result {
     let host = shell::output(Command::new("uname").args(["-srm"]))?.trim().to_owned();
     let conditions = Conditions { counter: "callgrind Ir", profile: "release, machine in one process", host };
     let report = Report { conditions, commands, lives };
-    if super::write_json(&report, json)? {
+    if write_json(&report, json)? {
         print(&report);
     }
     check_linear(&report.lives)

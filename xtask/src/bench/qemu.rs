@@ -4,10 +4,12 @@
 //! `-icount shift=0,sleep=off` a tick is an instruction, so both have to find the same, and the bench fails where they do not.
 
 use super::budget::{self, Budget};
+use super::profile;
+use super::report::write_json;
 use super::samples::{self, BOOT, Cost, WORLDS};
-use super::{profile, write_json};
 use crate::boot::{self, Echo};
 use crate::image::{self, Image, Offer};
+use crate::machine::Machine;
 use crate::setup;
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
@@ -165,7 +167,7 @@ fn run(profile: Option<(usize, &Path)>) -> Result<Run> {
     if let Some((sample, file)) = profile {
         arg += &format!(",profile={sample}:{}", file.display());
     }
-    let machine = boot::Machine { smp: 1, memory: MEMORY.into(), icount: true };
+    let machine = Machine { smp: 1, memory: MEMORY.into(), icount: true };
     let change = |qemu: &mut Command| {
         qemu.stdin(Stdio::null()).arg("-plugin").arg(&arg);
     };

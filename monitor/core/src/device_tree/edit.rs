@@ -1,7 +1,7 @@
 //! What the Non-secure world may know: no nodes of the Secure world, PSCI, and the memory the firmware keeps.
 
 use super::{BEGIN_NODE, END, END_NODE, HEADER_SIZE, MAGIC, PROP, Token, Tree, TreeError};
-use crate::layout::Range;
+use crate::range::Range;
 use core::fmt::Write as _;
 
 /// Why a tree could not be changed.

@@ -1,33 +1,29 @@
 //! From reset to the worlds: the first CPU prepares the machine, the others join it.
 
+use super::services::{PSCI, SERVICES, psci};
 use super::{console, context, cpu, gic, gpt, memory, power, run, stage1};
+use core::arch::global_asm;
 use core::fmt;
 use realm_abi::rmm_el3::manifest::{ConsoleInfo, ManifestBuilder, MemoryBank};
+use realm_monitor::control::{Scr, SctlrEl3};
 use realm_monitor::device_tree::{self, Board, MAX_BANKS, Tree};
-use realm_monitor::layout::{self, MAX_CPUS, Range};
+use realm_monitor::layout::{self, CLUSTER_SHIFT, MAX_CPUS, Range};
 use realm_monitor::package::Package;
 use realm_monitor::psci::{Entry, Psci};
 use realm_monitor::services::Services;
-use spin::Once;
 
-static PSCI: Once<Psci> = Once::new();
-static SERVICES: Once<Services> = Once::new();
-
-/// What EL3 does for the RMM.
-///
-/// # Panics
-/// Before the first CPU has read the package.
-pub fn services() -> &'static Services {
-    SERVICES.get().expect("the first CPU sets this before it releases the others")
-}
-
-/// The power states of the CPUs.
-///
-/// # Panics
-/// Before the first CPU has found out how many there are.
-pub fn psci() -> &'static Psci {
-    PSCI.get().expect("the first CPU sets this before it releases the others")
-}
+global_asm!(
+    include_str!("asm/start.s"),
+    max_cpus = const MAX_CPUS,
+    cluster_shift = const CLUSTER_SHIFT,
+    scr_boot = const Scr::BOOT.bits(),
+    sctlr = const SctlrEl3::RESET.bits(),
+    gicd_ctlr = const gic::DISTRIBUTOR_CONTROL,
+    released = const gic::RELEASED_BIT,
+    stack_size = const context::STACK_SIZE,
+    primary = sym primary,
+    secondary = sym secondary,
+);
 
 /// Says why the machine cannot start, and stops it.
 fn stop(why: fmt::Arguments<'_>) -> ! {

@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 pub use realm_monitor::control::World;
-use realm_monitor::control::{Cptr, Mdcr, Scr, SctlrEl3, el2};
+use realm_monitor::control::{Cptr, Mdcr, Scr, el2};
 use realm_monitor::features::Features;
 use realm_monitor::layout::{CLUSTER_SHIFT, MAX_CPUS};
 use realm_monitor::services::GTSI_DELEGATE;
@@ -329,19 +329,6 @@ extern "C" fn own_fault(esr: u64, elr: u64, far: u64) -> ! {
     ));
     super::power::halt()
 }
-
-global_asm!(
-    include_str!("asm/start.s"),
-    max_cpus = const MAX_CPUS,
-    cluster_shift = const CLUSTER_SHIFT,
-    scr_boot = const Scr::BOOT.bits(),
-    sctlr = const SctlrEl3::RESET.bits(),
-    gicd_ctlr = const super::gic::DISTRIBUTOR_CONTROL,
-    released = const super::gic::RELEASED_BIT,
-    stack_size = const STACK_SIZE,
-    primary = sym super::boot::primary,
-    secondary = sym super::boot::secondary,
-);
 
 global_asm!(
     include_str!("asm/world.s"),

@@ -1,7 +1,7 @@
 //! What each CPU does: it starts the RMM, then the Non-secure world, and serves both until it is turned off.
 
-use super::boot::{psci, services};
 use super::context::{Exit, World, Worlds, close_rmm, rmm_is_closed, wipe_stack, worlds};
+use super::services::{psci, services};
 use super::sysreg::{self, read};
 use super::{console, gic, gpt, measure, memory, power, reflect, registers};
 use realm_abi::psci::PsciCall;

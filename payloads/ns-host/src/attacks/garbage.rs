@@ -1,6 +1,6 @@
 //! Every RMI command with arguments that make no sense, or sense by chance.
 
-use super::{Page, Random, enter, rmi, spinning_realm, status};
+use super::weapons::{Page, Random, enter, rmi, spinning_realm, status};
 use crate::checks::Checks;
 use crate::host::BareHost;
 use crate::memory;

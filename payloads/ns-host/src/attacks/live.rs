@@ -1,6 +1,6 @@
 //! Granules in use: no command takes them, no access reaches them, and a REC that runs is left alone.
 
-use super::{Page, rmi, spinning_realm, status};
+use super::weapons::{Page, rmi, spinning_realm, status};
 use crate::checks::Checks;
 use crate::cpus::Task;
 use crate::host::BareHost;

@@ -1,6 +1,6 @@
 //! Memory that another CPU changes, or gives to the Realm world, while a command reads or writes it.
 
-use super::{Page, Random, enter, rmi, spinning_realm, status};
+use super::weapons::{Page, Random, enter, rmi, spinning_realm, status};
 use crate::checks::Checks;
 use crate::cpus::Task;
 use crate::host::BareHost;

@@ -1,13 +1,14 @@
 //! Timers, shared interrupts, SGIs to oneself, and the counters.
 
 use crate::device::{self, Command};
-use crate::exception::{self, UNDEFINED, attempt};
+use crate::exception::{UNDEFINED, attempt};
 use crate::interrupt::{
     self, ENABLE, IMASK, ISTATUS, PHYSICAL_TIMER, SPURIOUS, VIRTUAL_TIMER, count, sleep_unless,
 };
 use crate::report::Run;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::time::{self, micros, now};
+use crate::vcpu;
 
 /// A line of the VMM.
 const LINE: usize = 42;
@@ -134,7 +135,7 @@ fn one_timer(run: &Run, timer: &Timer) {
 fn masked(run: &Run, timer: &Timer) {
     let name = timer.name;
     let before = count(timer.intid);
-    exception::mask();
+    vcpu::mask();
     (timer.set)(now() + micros(500), ENABLE);
     let end = now() + micros(20_000_000);
     while mrs!("isr_el1") & ISR_I == 0 && now() < end {
@@ -144,7 +145,7 @@ fn masked(run: &Run, timer: &Timer) {
     // ICC_HPPIR1_EL1.
     run.equal(name, mrs!("S3_0_C12_C12_2"), timer.intid as u64);
     run.equal(name, count(timer.intid), before);
-    exception::unmask();
+    vcpu::unmask();
     run.check(name, time::wait_for(|| count(timer.intid) == before + 1), format_args!("not after unmasking"));
 
     interrupt::set_priority_mask(0);
@@ -188,12 +189,12 @@ fn wait_with_timeout(run: &Run) {
         (timer.set)(until, ENABLE);
         let mut missing = None;
         while count(timer.intid) == before && missing.is_none() {
-            exception::mask();
+            vcpu::mask();
             if count(timer.intid) == before {
                 // WFIT X9.
                 missing = attempt!(".inst 0xd5031029", in("x9") NEVER).err();
             }
-            exception::unmask();
+            vcpu::unmask();
             instruction!("isb");
         }
         match missing {
@@ -211,12 +212,12 @@ fn line(run: &Run) {
         run.check("line", time::wait_for(|| count(LINE) == round), format_args!("{}", count(LINE)));
     }
     // Kept away, it is pending until it is low.
-    exception::mask();
+    vcpu::mask();
     device::give(Command::SpiHigh(LINE as u64));
     run.check("line-pending", time::wait_for(|| mrs!("isr_el1") & ISR_I != 0), format_args!("not"));
     device::give(Command::SpiLow(LINE as u64));
     run.check("line-gone", time::wait_for(|| mrs!("isr_el1") & ISR_I == 0), format_args!("still"));
-    exception::unmask();
+    vcpu::unmask();
     instruction!("isb");
     run.equal("line-not-taken", count(LINE), 3);
 }
@@ -231,11 +232,11 @@ fn own_sgi(run: &Run) {
     interrupt::send(3, 1 << 9);
     interrupt::send(3, 1 << 40);
     // Taken in one go when they can be.
-    exception::mask();
+    vcpu::mask();
     interrupt::send(1, 1);
     interrupt::send(2, 1);
     interrupt::send(1, 1);
-    exception::unmask();
+    vcpu::unmask();
     run.check("sgis", time::wait_for(|| (count(1), count(2)) == (1, 1)), format_args!("not taken"));
     run.equal("sgi-nobody", count(3), 0);
 }

@@ -1,12 +1,12 @@
 //! Everything a vCPU has in registers, while the Host interrupts it again and again: nothing may change. The host runs it twice: with
 //! each vCPU on a CPU of its own, and as `turns` with both on one.
 
-use super::Start;
 use crate::device::{self, Command};
 use crate::report::Run;
 use crate::state::{self, Features};
 use crate::sysreg::{mrs, msr};
-use crate::{boot, exception, smc, time};
+use crate::vcpu::{self, Start};
+use crate::{smc, time};
 use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::psci::{PsciCall, PsciStatus};
 
@@ -25,7 +25,7 @@ pub fn run(run: &Run) {
     run.value("sve", u64::from(features.sve));
     run.value("pauth", u64::from(features.pauth));
     run.value("pmu", u64::from(features.pmu));
-    let entry_point = boot::secondary_entry();
+    let entry_point = vcpu::secondary_entry();
     let on = PsciCall::CpuOn { smc64: true, target_cpu: 1, entry_point, context_id: 0 };
     run.equal("on", smc::psci(&on), PsciStatus::SUCCESS);
     run.state("computing");
@@ -109,7 +109,7 @@ fn system_registers_stay(seed: u64, ticks: u64) -> bool {
             same
         }};
     }
-    exception::mask();
+    vcpu::mask();
     let kept = stay!(
         "tpidr_el0" 0xffff_ffff_ffff_ffff
         "tpidrro_el0" 0xffff_ffff_ffff_ffff
@@ -130,6 +130,6 @@ fn system_registers_stay(seed: u64, ticks: u64) -> bool {
         "cntv_cval_el0" 0xffff_ffff_ffff_ffff
         "cntp_cval_el0" 0xffff_ffff_ffff_ffff
     );
-    exception::unmask();
+    vcpu::unmask();
     kept
 }

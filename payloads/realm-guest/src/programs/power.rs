@@ -2,8 +2,8 @@
 
 use crate::device::{self, Command};
 use crate::memory::{self, FREE, PAGE};
-use crate::report::Run;
-use crate::{boot, exception, smc};
+use crate::report::{self, Run};
+use crate::{smc, vcpu};
 use realm_abi::psci::PsciCall;
 use realm_abi::rmi::Ripas;
 
@@ -16,14 +16,14 @@ pub fn destroyed(run: &Run) {
     run.equal("after", smc::ripas(page, page + PAGE), Some(Ripas::DESTROYED));
     run.end();
     let found = memory::probe_load(page);
-    boot::fail(format_args!("memory that was taken away reads {found:x?}"));
+    report::fail(format_args!("memory that was taken away reads {found:x?}"));
 }
 
 /// A realm is not reset, it ends.
 pub fn reset(run: &Run) {
     run.equal("alive", smc::ripas(FREE, FREE + PAGE), Some(Ripas::RAM));
     run.end();
-    exception::mask();
+    vcpu::mask();
     let back = smc::psci(&PsciCall::SystemReset);
-    boot::fail(format_args!("SYSTEM_RESET came back with {back}"));
+    report::fail(format_args!("SYSTEM_RESET came back with {back}"));
 }

@@ -1,10 +1,10 @@
 //! Every PSCI function the RMM has, and those it has not.
 
-use super::Start;
 use crate::interrupt::{self, ENABLE, VIRTUAL_TIMER};
-use crate::report::Run;
+use crate::report::{self, Run};
 use crate::sysreg::{mrs, msr};
-use crate::{boot, exception, memory, smc, time};
+use crate::vcpu::{self, Start};
+use crate::{memory, smc, time};
 use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::psci::fid;
 
@@ -91,7 +91,7 @@ pub fn run(run: &Run) {
     exact(run, "info-aff3", [fid::AFFINITY_INFO_64, 1 << 32, 0, 0], INVALID_PARAMETERS);
 
     run.state("turning on");
-    let entry = boot::secondary_entry();
+    let entry = vcpu::secondary_entry();
     let alias = memory::alias();
     for address in [alias, alias | entry, 2 * alias, 1 << 63, u64::MAX] {
         exact(run, "on-address", [fid::CPU_ON_64, 1, address, 0], INVALID_ADDRESS);
@@ -135,11 +135,11 @@ pub fn run(run: &Run) {
         // It may come back at any time, like a WFI; that the Host sleeps meanwhile is seen in machine/tests.
         while interrupt::count(VIRTUAL_TIMER) < nap {
             // With interrupts masked none can come between this look and the call.
-            exception::mask();
+            vcpu::mask();
             if interrupt::count(VIRTUAL_TIMER) < nap {
                 exact(run, "suspend", [suspend, 1 << 16, entry, 7], 0);
             }
-            exception::unmask();
+            vcpu::unmask();
         }
         run.check("suspend-late-enough", time::now() >= until, format_args!("woken too early"));
     }
@@ -152,8 +152,8 @@ pub fn secondary(start: Start) -> ! {
     MPIDR.store(mrs!("mpidr_el1"), Ordering::Relaxed);
     let life = STARTS.fetch_add(1, Ordering::Release) + 1;
     if !time::wait_for(|| MAY_GO.load(Ordering::Acquire) == life) {
-        boot::fail(format_args!("the first vCPU says nothing"));
+        report::fail(format_args!("the first vCPU says nothing"));
     }
     let back = smc::call(&[fid::CPU_OFF]);
-    boot::fail(format_args!("CPU_OFF came back with {:#x}", back[0]));
+    report::fail(format_args!("CPU_OFF came back with {:#x}", back[0]));
 }

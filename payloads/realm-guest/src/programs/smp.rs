@@ -1,11 +1,10 @@
 //! Four vCPUs: turned on and off, SGIs, shared memory, translations that change under them.
 
-use super::Start;
-use crate::boot::{self, MAX_VCPUS};
 use crate::interrupt;
 use crate::memory::{self, FREE, PAGE, WINDOW};
-use crate::report::Run;
-use crate::{exception, smc, time};
+use crate::report::{self, Run};
+use crate::vcpu::{self, MAX_VCPUS, Start};
+use crate::{smc, time};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::psci::{PsciCall, PsciStatus, fid};
 
@@ -57,7 +56,7 @@ fn found() -> [u64; MAX_VCPUS - 1] {
 }
 
 fn turn_on(vcpu: usize, life: u64) -> PsciStatus {
-    let entry_point = boot::secondary_entry();
+    let entry_point = vcpu::secondary_entry();
     let context_id = life << 8 | vcpu as u64;
     smc::psci(&PsciCall::CpuOn { smc64: true, target_cpu: vcpu as u64, entry_point, context_id })
 }
@@ -107,7 +106,7 @@ pub fn run(run: &Run) {
 
 /// An SGI comes round: each vCPU passes it on to the next.
 fn ring() {
-    let me = boot::vcpu();
+    let me = vcpu::vcpu();
     let next = 1 << ((me + 1) % MAX_VCPUS);
     for lap in 1..=LAPS {
         if me == 0 {
@@ -167,7 +166,7 @@ pub fn secondary(start: Start) -> ! {
 }
 
 fn off() -> ! {
-    exception::mask();
+    vcpu::mask();
     let back = smc::psci(&PsciCall::CpuOff);
-    boot::fail(format_args!("CPU_OFF came back with {back}"));
+    report::fail(format_args!("CPU_OFF came back with {back}"));
 }

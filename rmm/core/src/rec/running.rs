@@ -2,7 +2,7 @@
 
 use super::{Mpidr, Pending, Rec};
 use crate::cpu::RunControls;
-use crate::granule::{Exclusive, GranuleState};
+use crate::granule::GranuleState;
 use crate::platform::{Broken, Platform};
 use crate::realm::{LastRan, RealmDescriptor, RealmState};
 use crate::rtt::Stage2;

@@ -1,7 +1,7 @@
 //! RMI_PSCI_COMPLETE.
 
 use super::Outcome;
-use crate::granule::{Exclusive, GranuleState};
+use crate::granule::GranuleState;
 use crate::rec::{Mpidr, Pending, Rec};
 use crate::{Platform, Rmm};
 use realm_abi::psci::{AffinityState, PsciCall, PsciStatus};

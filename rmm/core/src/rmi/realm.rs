@@ -1,7 +1,7 @@
 //! RMI_REALM_CREATE, RMI_REALM_ACTIVATE and RMI_REALM_DESTROY.
 
 use super::Outcome;
-use crate::granule::{Exclusive, GranuleGuard, GranuleState, LockError};
+use crate::granule::{GranuleGuard, GranuleState, LockError};
 use crate::measurement::initial_rim;
 use crate::platform::{Broken, TlbScope};
 use crate::realm::{RealmDescriptor, RealmState};

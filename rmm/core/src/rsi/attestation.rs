@@ -2,7 +2,7 @@
 
 use super::Answer;
 use crate::attest::{Generation, Progress, Subject};
-use crate::granule::{Exclusive, GranuleState};
+use crate::granule::GranuleState;
 use crate::platform::Platform;
 use crate::rec::Running;
 use realm_abi::GRANULE_SIZE;

@@ -4,12 +4,12 @@
 //! kept here from the realm's first use until the run ends. With SVE, a write to a SIMD register changes all of the
 //! vector, so the whole vectors are saved even if the realm has no SVE.
 
-use crate::control::{CPTR_FPEN, CPTR_SMEN, CPTR_TRAPS, CPTR_ZEN};
+use crate::control::{CPTR_FPEN, CPTR_TRAPS, CPTR_ZEN};
 use crate::features::Optional;
+use crate::simd::{HEAD, LONGEST, allow, trap_all, with_simd};
 use crate::slots::{self, Wide};
 use crate::sysreg::{instruction, mrs, msr};
 use core::arch::global_asm;
-use core::cell::UnsafeCell;
 use realm_abi::smccc::SVE_HINT;
 use realm_rmm::cpu::RunControls;
 
@@ -18,28 +18,6 @@ const SVCR_SM: u64 = 1;
 
 const EC_SIMD: u64 = 0x07;
 const EC_SVE: u64 = 0x19;
-
-/// Bytes before the registers of an area: FPSR, FPCR, ZCR_EL1.
-const HEAD: usize = 64;
-/// The longest vector in quadwords.
-const LONGEST: usize = 16;
-
-/// Bytes of the registers with this vector length (in quadwords, minus one).
-pub fn area_size(sve_vl: Option<u8>) -> usize {
-    // Z0 to Z31; P0 to P15 and FFR, an eighth as long.
-    let quadwords = sve_vl.map_or(1, |vl| usize::from(vl) + 1);
-    HEAD + quadwords * (32 * 16 + 17 * 2)
-}
-
-/// Room for the registers with any vector length.
-#[repr(C, align(64))]
-pub struct SimdArea(UnsafeCell<[u8; HEAD + LONGEST * (32 * 16 + 17 * 2)]>);
-
-impl SimdArea {
-    pub const fn address(&self) -> *mut u8 {
-        self.0.get().cast()
-    }
-}
 
 global_asm!(
     ".section .text.simd, \"ax\"",
@@ -156,28 +134,9 @@ unsafe extern "C" {
     fn rmm_try_ffr() -> u64;
 }
 
-/// Makes every use of SIMD trap, the RMM's own too; only whether there is a streaming mode can be asked.
-pub fn trap_all() {
-    msr!("cptr_el2", CPTR_TRAPS | CPTR_SMEN);
-    instruction!("isb");
-}
-
 /// Lets a realm use what is in `allowed`, and no SME.
 fn trap_realm(allowed: u64) {
     msr!("cptr_el2", CPTR_TRAPS | allowed);
-    instruction!("isb");
-}
-
-/// Runs `f` with SIMD, and SVE if there is any, usable at EL2. `f` has to keep what is in the registers.
-pub fn with_simd<R>(sve: bool, f: impl FnOnce() -> R) -> R {
-    allow(sve);
-    let result = f();
-    trap_all();
-    result
-}
-
-fn allow(sve: bool) {
-    msr!("cptr_el2", CPTR_TRAPS | CPTR_SMEN | CPTR_FPEN | if sve { CPTR_ZEN } else { 0 });
     instruction!("isb");
 }
 

@@ -1,7 +1,7 @@
 //! RMI_RTT_INIT_RIPAS and RMI_RTT_SET_RIPAS.
 
 use super::super::Outcome;
-use crate::granule::{Exclusive, GranuleState};
+use crate::granule::GranuleState;
 use crate::realm::{RealmDescriptor, RealmState};
 use crate::rec::Rec;
 use crate::rtt::{init_ripas, set_ripas};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::granule::{Exclusive, GranuleGuard};
+use crate::granule::GranuleGuard;
 use crate::rec::{Pending, Rec, RipasChange};
 use realm_abi::rmi::RecParams;
 
