@@ -31,6 +31,8 @@ pub struct MachineConfig {
     pub record_host_view: bool,
     /// Whether the Host moves the pages of a process that nothing holds whenever it allocates, as one short of memory may.
     pub reclaim: bool,
+    /// Whether allocations fail and signals arrive in the middle of ioctls. An ioctl that fails for one of them is made once more.
+    pub disturb: bool,
 }
 
 impl MachineConfig {
@@ -61,6 +63,7 @@ impl MachineConfig {
             clock: ClockKind::Real,
             record_host_view: false,
             reclaim: false,
+            disturb: false,
         }
     }
 }

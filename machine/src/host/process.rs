@@ -9,7 +9,7 @@ use crate::host::machine_host::MachineHost;
 use crate::host::rules;
 use crate::machine::Machine;
 use crate::pas::Pas;
-use crate::probe::fault::Point;
+use crate::probe::fault::{Point, mix};
 use crate::probe::log::lock;
 use realm_abi::Errno;
 use realm_host::host::{Hold, Owner, Pinned};
@@ -18,7 +18,7 @@ use realm_vmm::{Fd, System};
 use space::{Resolved, Space};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 thread_local! {
@@ -31,11 +31,18 @@ pub(crate) fn current_call() -> Option<Arc<Call>> {
     CALL.with_borrow(Clone::clone)
 }
 
+/// [`OpenFile::signal`]: no signal.
+const NONE: u8 = 0;
+/// [`OpenFile::signal`]: one of [`Shared::disturbed`], after which the call is made again.
+const DISTURBANCE: u8 = 1;
+/// [`OpenFile::signal`]: somebody sent one.
+const SENT: u8 = 2;
+
 /// An open file: released when its last descriptor, mapping and system call are gone.
 struct OpenFile {
     file: File<MachineHost>,
     /// A signal waits for the thread that runs this vCPU.
-    signal: AtomicBool,
+    signal: AtomicU8,
     /// What the thread that runs this vCPU sleeps on.
     sleeping_on: Mutex<Option<Arc<EventState>>>,
 }
@@ -54,6 +61,10 @@ struct Shared {
     /// Files that mappings keep, by address.
     mapped: Mutex<BTreeMap<u64, Arc<OpenFile>>>,
     dying: AtomicBool,
+    /// ioctls made so far, where they are disturbed.
+    calls: AtomicU64,
+    /// Those made again.
+    repeated: AtomicU64,
 }
 
 impl Shared {
@@ -71,7 +82,7 @@ impl Shared {
         while files.contains_key(&fd) {
             fd += 1;
         }
-        let open = OpenFile { file, signal: AtomicBool::new(false), sleeping_on: Mutex::new(None) };
+        let open = OpenFile { file, signal: AtomicU8::new(NONE), sleeping_on: Mutex::new(None) };
         files.insert(fd, Arc::new(open));
         fd
     }
@@ -124,6 +135,33 @@ impl Shared {
         }
     }
 
+    fn ioctl(&self, call: &Arc<Call>, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        loop {
+            let outer = CALL.replace(Some(Arc::clone(call)));
+            let result = call.open.file.ioctl(&**call, cmd, arg);
+            CALL.set(outer);
+            let interrupted = result == Err(Errno::EINTR);
+            if !interrupted || call.open.signal.swap(NONE, Ordering::AcqRel) != DISTURBANCE {
+                return result;
+            }
+            self.repeated.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An ioctl in which an allocation fails or a signal arrives. It is made once more if it fails for that.
+    fn disturbed(&self, call: &Arc<Call>, cmd: u32, arg: u64) -> Result<i64, Errno> {
+        let chance = mix(self.calls.fetch_add(1, Ordering::Relaxed));
+        let disturbance = if chance & 1 == 0 { &call.signal_at } else { &call.short_at };
+        disturbance.store((chance >> 1 & 3) + 1, Ordering::Relaxed);
+        let result = self.ioctl(call, cmd, arg);
+        let was_short = chance & 1 != 0 && call.short_at.load(Ordering::Relaxed) == 0;
+        if !was_short || result != Err(Errno::ENOMEM) {
+            return result;
+        }
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+        self.ioctl(call, cmd, arg)
+    }
+
     fn fault(&self, point: Point) -> Result<(), Errno> {
         match self.machine().faults().hit(point) {
             Some(errno) => Err(Errno(i32::try_from(errno).unwrap_or(Errno::EFAULT.0))),
@@ -136,6 +174,15 @@ impl Shared {
 pub(crate) struct Call {
     process: Arc<Shared>,
     open: Arc<OpenFile>,
+    /// The allocation during which a signal arrives, counted from 1; 0 if none does.
+    signal_at: AtomicU64,
+    /// The allocation that fails, counted from 1; 0 if none does.
+    short_at: AtomicU64,
+}
+
+/// Whether it is the turn of what comes once after so many times.
+fn is_due(after: &AtomicU64) -> bool {
+    after.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1)
 }
 
 impl Call {
@@ -153,7 +200,7 @@ impl Call {
         self.process.dying.load(Ordering::Acquire)
     }
     pub fn is_interrupted(&self) -> bool {
-        self.open.signal.load(Ordering::Acquire) || self.process.dying.load(Ordering::Acquire)
+        self.open.signal.load(Ordering::Acquire) != NONE || self.process.dying.load(Ordering::Acquire)
     }
     /// Lets a signal for this call poke `event` until the result is dropped.
     pub fn wait_on<'a>(self: &'a Arc<Self>, event: &Arc<EventState>) -> impl Drop + use<'a> {
@@ -207,13 +254,21 @@ impl UserMemory for Call {
     }
 }
 
-/// What a Host that is short of memory does: moves the pages of the calling process that nothing holds.
-pub(crate) fn reclaim(host: &MachineHost) {
-    let Some(call) = current_call() else { return };
+/// What may happen while a Host allocates: a signal arrives, there is no memory (the result), and, as it is short, the pages of the
+/// calling process that nothing holds move.
+pub(crate) fn allocates(host: &MachineHost) -> bool {
+    let Some(call) = current_call() else { return true };
+    let signal = &call.open.signal;
+    if is_due(&call.signal_at)
+        && signal.compare_exchange(NONE, DISTURBANCE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    {
+        interrupt(host, &call.open);
+    }
     if host.machine().config().reclaim {
         let mut space = lock(&call.process.space);
         space.move_pages(host);
     }
+    !is_due(&call.short_at)
 }
 
 /// A process. Its files and memory go when it is dropped.
@@ -236,6 +291,8 @@ impl Process {
             files: Mutex::default(),
             mapped: Mutex::default(),
             dying: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
         }))
     }
 
@@ -251,6 +308,12 @@ impl Process {
     #[must_use]
     pub fn host(&self) -> &MachineHost {
         self.0.host()
+    }
+
+    /// ioctls that were made again as an allocation had failed or a signal had come ([`disturb`](crate::MachineConfig::disturb)).
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.0.repeated.load(Ordering::Relaxed)
     }
 
     /// mmap and munmap round sizes up.
@@ -361,14 +424,14 @@ impl System for Process {
 
     fn ioctl(&self, fd: Fd, cmd: u32, arg: u64) -> Result<i64, Errno> {
         let open = self.0.open_file(fd.0)?;
-        let call = Arc::new(Call { process: Arc::clone(&self.0), open });
-        let outer = CALL.replace(Some(Arc::clone(&call)));
-        let result = call.open.file.ioctl(&*call, cmd, arg);
-        CALL.set(outer);
-        if result == Err(Errno::EINTR) {
-            call.open.signal.store(false, Ordering::Release);
-        }
-        result
+        let call = Arc::new(Call {
+            process: Arc::clone(&self.0),
+            open,
+            signal_at: AtomicU64::new(0),
+            short_at: AtomicU64::new(0),
+        });
+        let disturb = self.0.machine().config().disturb;
+        if disturb { self.0.disturbed(&call, cmd, arg) } else { self.0.ioctl(&call, cmd, arg) }
     }
 
     fn map_run(&self, vcpu: Fd, size: u64) -> Result<u64, Errno> {
@@ -381,7 +444,7 @@ impl System for Process {
 
     fn kick(&self, vcpu: Fd) {
         if let Ok(open) = self.0.open_file(vcpu.0) {
-            open.signal.store(true, Ordering::Release);
+            open.signal.store(SENT, Ordering::Release);
             interrupt(self.host(), &open);
         }
     }

@@ -28,8 +28,7 @@ impl Host for MachineHost {
 
     fn alloc(&self, pages: usize, purpose: Purpose) -> Option<PageBlock> {
         rules::may_allocate("pages");
-        process::reclaim(self);
-        if self.machine.faults().hit(Point::Alloc).is_some() {
+        if !process::allocates(self) || self.machine.faults().hit(Point::Alloc).is_some() {
             return None;
         }
         if !pages.is_power_of_two() {

@@ -40,15 +40,18 @@ enum When {
     OneIn(u64),
 }
 
+/// A number that `count` decides, but not in any order.
+pub(crate) const fn mix(count: u64) -> u64 {
+    let mixed = (count + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
 impl When {
     const fn is_now(self, count: u64) -> bool {
         match self {
             Self::Nth(nth) => count == nth,
             Self::From(nth) => count >= nth,
-            Self::OneIn(n) => {
-                let mixed = (count + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32 < (1 << 32) / n
-            }
+            Self::OneIn(n) => mix(count) >> 32 < (1 << 32) / n,
         }
     }
 }

@@ -82,6 +82,20 @@ fn a_realm_reads_its_image_and_touches_new_memory() {
 }
 
 #[test]
+fn what_every_test_here_does_is_disturbed_by_failing_allocations_and_by_signals() {
+    let vmm = active(1, |guest| {
+        for page in (0..RAM_SIZE).step_by(PAGE as usize) {
+            guest.write::<u8>(RAM + page, 1).expect("new memory");
+        }
+    });
+    let while_made = vmm.process.repeated();
+    assert!(while_made > 0, "no allocation failed");
+    let run = (0..100).take_while(|_| vmm.process.repeated() == while_made && vmm.run(0).is_err()).count();
+    assert!(vmm.process.repeated() > while_made, "KVM_RUN was not disturbed in {run} calls");
+    vmm.end();
+}
+
+#[test]
 fn a_device_access_goes_to_the_vmm_and_back() {
     let vmm = active(1, |guest| {
         guest.write::<u16>(SHARED + DEVICE + 2, 0xbeef).expect("a device write");

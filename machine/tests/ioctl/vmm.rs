@@ -73,8 +73,9 @@ pub fn boot() -> Arc<Machine> {
 pub fn boot_with_pages(shift: u32) -> Arc<Machine> {
     let clock = ClockKind::Manual;
     // The Host moves what it may whenever it allocates, as one short of memory.
-    let reclaim = true;
-    let config = MachineConfig { clock, host_page_shift: shift, reclaim, ..MachineConfig::new(64 << 20, 4) };
+    let (reclaim, disturb) = (true, true);
+    let config =
+        MachineConfig { clock, host_page_shift: shift, reclaim, disturb, ..MachineConfig::new(64 << 20, 4) };
     Machine::new(config).expect("a valid size")
 }
 

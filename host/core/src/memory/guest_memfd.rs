@@ -213,7 +213,7 @@ impl<H: Host> GuestMemfd<H> {
     }
 
     /// Frees the memory of `[offset, offset + size)` that no realm holds, as far as whole blocks of it are free.
-    /// Unmap it first ([`Realm::unmap_private`](crate::realm::Realm::unmap_private)).
+    /// Unmap it first (`Realm::unmap_private`).
     pub fn punch_hole(&self, offset: u64, size: u64) {
         let end = offset.saturating_add(size).min(self.size);
         let mut at = offset;

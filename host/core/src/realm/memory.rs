@@ -275,7 +275,7 @@ impl<H: Host> Realm<H> {
     }
 
     /// Maps memory of the VMM at the unprotected alias of an address, if it is still `valid` to: its page or, where the memory
-    /// is a block, its block as one entry. The memory is held until [`Self::unmap_shared`]; what is not mapped is released.
+    /// is a block, its block as one entry. The memory is held until it is unmapped; what is not mapped is released.
     ///
     /// # Errors
     /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`], or a
