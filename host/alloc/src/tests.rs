@@ -169,6 +169,22 @@ mod vectors {
     }
 
     #[test]
+    fn a_range_is_removed_as_from_the_standard_vector() {
+        for (from, to) in (0..7).flat_map(|from| (0..9).map(move |to| (from, to))) {
+            let mut ours = Vec::try_from_iter((0..6).map(|value| try_box(value).unwrap())).unwrap();
+            let mut theirs: std::vec::Vec<i32> = (0..6).collect();
+            ours.remove_range(from, to);
+            if from < to {
+                theirs.drain(from.min(6)..to.min(6));
+            }
+            assert!(ours.iter().map(|value| **value).eq(theirs), "{from}..{to}");
+        }
+        let mut none = Vec::try_from_iter([(); 5]).unwrap();
+        none.remove_range(1, 4);
+        assert_eq!(none.len(), 2);
+    }
+
+    #[test]
     fn an_unwinding_drop_frees_the_rest() {
         struct Last<'a>(bool, #[expect(dead_code, reason = "it is dropped")] Counted<'a>);
         impl Drop for Last<'_> {

@@ -106,6 +106,25 @@ impl<T> Vec<T> {
         Some(value)
     }
 
+    /// Drops the values from index `from` up to, not including, `to`; those after them move up, once. What is not there is not
+    /// dropped.
+    pub fn remove_range(&mut self, from: usize, to: usize) {
+        let len = self.len;
+        let to = if to < len { to } else { len };
+        if from >= to {
+            return;
+        }
+        // Only what is in front counts meanwhile: a value whose drop unwinds takes the rest with it, unreachable.
+        self.len = from;
+        let gone = ptr::slice_from_raw_parts_mut(self.slot(from), to.saturating_sub(from));
+        // SAFETY: from < to <= the former length: these are values, which the new length makes unreachable here.
+        unsafe { gone.drop_in_place() };
+        let after = len.saturating_sub(to);
+        // SAFETY: `after` initialised values follow `to`, and there is room for them from `from` on.
+        unsafe { ptr::copy(self.slot(to), self.slot(from), after) };
+        self.len = from.saturating_add(after);
+    }
+
     /// Takes the value at `index` out; the last one takes its place.
     pub fn swap_remove(&mut self, index: usize) -> Option<T> {
         if index >= self.len {

@@ -93,9 +93,9 @@ pub trait UserMemory {
     /// # Errors
     /// `EFAULT` if any byte is not writable.
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno>;
-    /// Faults in and holds the memory at `addr` (a multiple of the host page), for reading and writing: the block around it
-    /// that the process maps as one, physically contiguous and aligned to its size in both address spaces (a huge page), if
-    /// it is not larger than `most`; else the host page alone.
+    /// Faults in and holds the memory at `addr` (a multiple of the host page), for reading and writing: the block of `most`
+    /// bytes around it if the process maps all of it as one, physically contiguous and aligned to its size in both address
+    /// spaces (a huge page); else the host page alone, also where it lies in a block of another size.
     ///
     /// # Errors
     /// `EFAULT` if nothing is mapped there or it is not writable, `ENOMEM`.

@@ -35,25 +35,6 @@ pub(crate) fn make<S, T>(
     Ok(())
 }
 
-/// Appends to a list.
-///
-/// # Errors
-/// `ENOMEM`.
-pub(crate) fn push<S, T>(
-    lock: &impl Lock<S>,
-    list: impl Fn(&mut S) -> &mut Vec<T> + Copy,
-    element: T,
-) -> Result<(), Errno> {
-    let mut element = element;
-    loop {
-        make(lock, list, 1)?;
-        match list(&mut lock.lock()).push_within(element) {
-            Ok(()) => return Ok(()),
-            Err(back) => element = back,
-        }
-    }
-}
-
 /// How many elements an iterator has. `Iterator::count` panics when the number overflows, and the code for that is linked.
 pub(crate) fn count(elements: impl Iterator) -> usize {
     elements.fold(0, |count, _| count.saturating_add(1))

@@ -75,7 +75,7 @@ unsafe extern "C" {
     pub fn k_copy_from_user(to: *mut u8, from: u64, size: usize) -> i32;
     /// `copy_to_user`.
     pub fn k_copy_to_user(to: u64, from: *const u8, size: usize) -> i32;
-    /// `pin_user_pages`; writes physical address and size to `block`.
+    /// `pin_user_pages` of a block of `most` bytes or of one page; writes physical address and size to `block`.
     pub fn k_pin(addr: u64, most: u64, lasting: bool, block: *mut u64) -> i32;
     /// `unpin_user_page` of each page.
     pub safe fn k_unpin(pa: u64, size: u64);

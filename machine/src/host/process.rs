@@ -234,7 +234,7 @@ impl UserMemory for Call {
         let host = self.process.host();
         let page = 1_u64 << host.machine().config().host_page_shift;
         let Resolved { pa, block } = space.resolve(host, addr, true)?;
-        let size = if block <= most { block } else { page };
+        let size = if block == most { block } else { page };
         let pa = pa & !(size - 1);
         (pa..pa + size).step_by(usize::try_from(page).unwrap_or(usize::MAX)).for_each(|pa| host.pin_user(pa));
         drop(space);

@@ -114,7 +114,7 @@ impl UserMemory for Process {
             act(self.pins.get());
         }
         self.pins.set(self.pins.get() + 1);
-        let size = if self.block.get() <= most { self.block.get() } else { self.rmm.host().page_size() };
+        let size = if self.block.get() == most { most } else { self.rmm.host().page_size() };
         Ok(self.rmm.host().hold(USER_PA + (addr & !(size - 1)), size))
     }
 

@@ -237,19 +237,14 @@ impl<H: Host> Device<H> {
         }
         this.reclaim();
         let owner = user.owner();
-        if !this.may_have_another(&owner) {
-            host.explain(format_args!(
-                "KVM_CREATE_VM: user {} has as many realms as one user may",
-                owner.user
-            ));
-            return Err(Errno::EMFILE);
-        }
+        // Looked at before much is made, and again when it counts.
+        this.leaves_room(&this.vms.lock(), &owner).map_err(|errno| this.explain_quota(&owner, errno))?;
         let ipa_bits = if vm.ipa_bits == 0 { DEFAULT_IPA_BITS } else { vm.ipa_bits };
         let vm = Vm::new(this, user.process(), owner, ipa_bits).map_err(|error| {
             host.explain(format_args!("KVM_CREATE_VM: {error}"));
             error.errno()
         })?;
-        room::push(&this.vms, |vms| vms, vm.clone())?;
+        this.add_vm(vm.clone(), &owner).map_err(|errno| this.explain_quota(&owner, errno))?;
         if this.closed.load(Ordering::SeqCst) {
             // It came too late for the shutdown to see it, or the shutdown ends it as well.
             Vm::release(&vm);
@@ -258,14 +253,39 @@ impl<H: Host> Device<H> {
         this.install(File::Vm(vm))
     }
 
-    /// Whether one more VM of this owner leaves the others theirs: VMIDs are few (256 where they have 8 bits).
-    fn may_have_another(&self, owner: &Owner) -> bool {
-        if owner.privileged {
-            return true;
+    /// Adds a VM to the list, if its owner may have another.
+    fn add_vm(&self, vm: Arc<Vm<H>>, owner: &Owner) -> Result<(), Errno> {
+        let mut vm = vm;
+        loop {
+            room::make(&self.vms, |vms| vms, 1)?;
+            let mut vms = self.vms.lock();
+            self.leaves_room(&vms, owner)?;
+            match vms.push_within(vm) {
+                Ok(()) => return Ok(()),
+                Err(back) => vm = back,
+            }
         }
-        let theirs = room::count(self.vms.lock().iter().filter(|vm| vm.owner().user == owner.user));
+    }
+
+    /// Fails with `EMFILE` unless one more VM of this owner leaves the others theirs: VMIDs are few (256 where they have 8 bits).
+    fn leaves_room(&self, vms: &[Arc<Vm<H>>], owner: &Owner) -> Result<(), Errno> {
+        if owner.privileged {
+            return Ok(());
+        }
+        let theirs = room::count(vms.iter().filter(|vm| vm.owner().user == owner.user));
         let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
-        theirs < self.rmm.vmids().count().checked_div(users).unwrap_or(1).max(1)
+        let most = self.rmm.vmids().count().checked_div(users).unwrap_or(1).max(1);
+        if theirs < most { Ok(()) } else { Err(Errno::EMFILE) }
+    }
+
+    fn explain_quota(&self, owner: &Owner, errno: Errno) -> Errno {
+        if errno == Errno::EMFILE {
+            self.host().explain(format_args!(
+                "KVM_CREATE_VM: user {} has as many realms as one user may",
+                owner.user
+            ));
+        }
+        errno
     }
 
     /// The device has no state of its own to give back; VMs outlive its file.

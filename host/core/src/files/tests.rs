@@ -156,10 +156,17 @@ fn a_machine_that_goes_down_takes_everything_back_while_files_are_open() {
     assert_eq!(machine.device.shut_down(), Ok(()));
     let ledger = machine.device.rmm().ledger().snapshot();
     assert_eq!((ledger.held(), ledger.leaked, machine.device.host().held()), (0, 0, 0));
+    let (vcpus, others): (Vec<i64>, Vec<i64>) =
+        fds.iter().partition(|fd| matches!(machine.get(**fd), File::Vcpu(_)));
+    let pages = machine.device.host().pages();
     assert_eq!(process.ioctl(&machine.get(fds[0]), cmd(Ioctl::CheckExtension), 0), Err(Errno::EIO));
     assert_eq!(machine.create_vm(&process), Err(Errno::EPERM));
     assert_eq!(machine.device.shut_down(), Ok(()), "once more");
-    machine.close(&fds);
+    assert_eq!(machine.device.host().pages(), pages);
+    machine.close(&vcpus);
+    let left = machine.device.host().pages();
+    assert_eq!(left, pages - vcpus.len(), "a process may have mapped a vCPU's page until then");
+    machine.close(&others);
     machine.assert_nothing_is_left();
 }
 

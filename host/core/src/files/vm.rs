@@ -271,7 +271,7 @@ impl<H: Host> Vm<H> {
             vcpu.retire();
             return Err(errno);
         }
-        this.file_opened();
+        vcpu.opened();
         this.device.install(File::Vcpu(vcpu.clone())).inspect_err(|_| {
             // Nobody has seen it, so the id is free again.
             let removed = {

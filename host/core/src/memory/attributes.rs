@@ -61,9 +61,7 @@ impl PrivateRanges {
         if self.0.spare() < MORE_RANGES {
             return Err(Errno::ENOMEM);
         }
-        for _ in first..last {
-            self.0.remove(first);
-        }
+        self.0.remove_range(first, last);
         for (place, piece) in (first..usize::MAX).zip(pieces) {
             // There is room for two.
             let _full = self.0.insert_within(place, piece);

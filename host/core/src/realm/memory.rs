@@ -207,7 +207,7 @@ impl<H: Host> Realm<H> {
         if done > 0
             && let Some((tables, _)) = self.known()
         {
-            tables.unpopulate(range, ipa, done);
+            tables.unpopulate(range, ipa, done, valid);
         }
         self.abandon_populate(run);
         result
@@ -374,7 +374,8 @@ impl<H: Host> Realm<H> {
 
     /// Takes private memory away: destroys what is populated in `range` and gives it back to the
     /// [`GuestMemfd`](crate::guest_memfd::GuestMemfd). Long; ends when `stop` says so. Every granule is tried; what does not
-    /// come back is in the ledger. Nothing happens before creation and after destruction.
+    /// come back is in the ledger. Nothing happens before creation and after destruction, and to memory of a range that is not
+    /// `valid` any more, which is asked with the block locked: the slot it came from may go.
     ///
     /// # Errors
     /// The first failure, or [`RealmError::Killed`]. What failed for another reason than undelegation is still mapped; it can
@@ -385,6 +386,7 @@ impl<H: Host> Realm<H> {
         range: &PrivateRange<'_, H>,
         supply: &mut Supply<'_>,
         stop: &impl Fn() -> bool,
+        valid: &impl Fn() -> bool,
     ) -> Result<(), RealmError> {
         let end = range.end();
         let mut at = range.ipa;
@@ -395,7 +397,7 @@ impl<H: Host> Realm<H> {
                 return Err(RealmError::Killed);
             }
             let block_end = (from | BLOCK_SIZE.saturating_sub(1)).saturating_add(1).min(end);
-            let (reached, result) = tables.unmap_private_piece(range, from, block_end, tidy, supply);
+            let (reached, result) = tables.unmap_private_piece(range, from, block_end, tidy, supply, valid);
             if let Err(error) = result {
                 first_error.get_or_insert(error);
             }

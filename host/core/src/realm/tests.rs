@@ -74,7 +74,7 @@ impl Vm {
         self.share(RAM + BLOCK_SIZE, BLOCK_SIZE)?;
         self.realm.unmap_shared(RAM + BLOCK_SIZE + 0x3000, 0x2000, &mut Supply::HostOrReserve, &NEVER)?;
         let part = self.ram().within(RAM + BLOCK_SIZE, RAM + BLOCK_SIZE + 0x1_0000).unwrap();
-        self.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER)
+        self.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER, &ALWAYS)
     }
 
     /// Makes a REC of its parts, and destroys it.
@@ -101,7 +101,7 @@ impl Vm {
     fn destroy(&self) -> Result<(), RealmError> {
         self.realm.begin_destroy();
         self.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER)?;
-        self.realm.unmap_private(&self.ram(), &mut Supply::HostOrReserve, &NEVER)?;
+        self.realm.unmap_private(&self.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS)?;
         self.realm.destroy()
     }
 }
@@ -467,7 +467,7 @@ fn a_ripas_change_goes_on_where_it_stopped() {
             Ok(()) => {
                 let freed = change.to_free();
                 let range = vm.ram().within(freed.start, freed.end).unwrap();
-                vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER).unwrap();
+                vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
                 change.freed();
             }
             Err(RealmError::NoMemory) => stops[0] += 1,

@@ -38,6 +38,8 @@ pub(crate) struct State<H: Host> {
     pub(crate) exit: Box<Exit>,
     run_block: Option<PageBlock>,
     number: Option<Number>,
+    /// The VM is over: nothing of it runs again.
+    retired: bool,
 }
 
 /// What the realm's creation needs of a vCPU.
@@ -114,6 +116,7 @@ impl<H: Host> Vcpu<H> {
             exit: try_zeroed_box()?,
             run_block: None,
             number: None,
+            retired: false,
         };
         let public = Public {
             sve: Sve { enabled: false, finalized: false, lengths: VectorLengths::new(vm.info.features) },
@@ -123,7 +126,7 @@ impl<H: Host> Vcpu<H> {
         let public = H::Lock::new(LockClass::VcpuPublic, public)?;
         let waker = Arc::try_new(Waker::new(number)?)?;
         let exits = ExitCounters::default();
-        let (rec_pa, open) = (AtomicU64::new(0), AtomicBool::new(true));
+        let (rec_pa, open) = (AtomicU64::new(0), AtomicBool::new(false));
         Ok(Arc::try_new(Self { vm: vm.clone(), id, run_page, state, public, waker, exits, rec_pa, open })?)
     }
 
@@ -279,26 +282,44 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
-    /// Lets go of what a vCPU has that no realm needs: the page shared with the VMM, which no process maps any more, its number
-    /// and its interrupt controller.
+    /// Lets go of what a vCPU has that no realm needs: its number and its interrupt controller; and the page shared with the VMM,
+    /// unless the file is still open, as in a shutdown: a process may map the page then.
     pub(crate) fn retire(&self) {
-        let (block, number, gic) = {
+        let (number, gic) = {
             let mut state = self.state.lock();
-            (state.run_block.take(), state.number.take(), state.gic.take())
+            state.retired = true;
+            (state.number.take(), state.gic.take())
         };
         drop(gic);
-        if let Some(block) = block {
-            self.vm.host().free(block);
-        }
+        self.free_run_page();
         if let Some(number) = number {
             self.vm.device().vcpu_numbers().release(number);
         }
     }
 
+    /// The vCPU gets a file.
+    pub(crate) fn opened(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        self.vm.file_opened();
+    }
+
     /// The vCPU's file is closed. The vCPU itself stays until the VM goes.
     pub(crate) fn release(&self) {
         if self.open.swap(false, Ordering::SeqCst) {
+            self.free_run_page();
             Vm::file_closed(&self.vm);
+        }
+    }
+
+    /// Frees the page shared with the VMM, if the vCPU is retired and its file closed.
+    fn free_run_page(&self) {
+        let block = {
+            let mut state = self.state.lock();
+            let unused = state.retired && !self.open.load(Ordering::SeqCst);
+            if unused { state.run_block.take() } else { None }
+        };
+        if let Some(block) = block {
+            self.vm.host().free(block);
         }
     }
 }

@@ -85,7 +85,7 @@ fn a_vcpu_gets_the_memory_it_touches() {
         &[RAM + 0x5000, RAM + 3 * BLOCK_SIZE + ALIAS, RAM + 3 * BLOCK_SIZE + 0x3008 + ALIAS];
     let slot = running.vm.memory.lock().slots.find(RAM).cloned().unwrap();
     let gone = slot.private_range(&(RAM..RAM + 0x1_0000)).unwrap();
-    running.vm.realm.unmap_private(&gone, &mut Supply::HostOrReserve, &|| false).unwrap();
+    running.vm.realm.unmap_private(&gone, &mut Supply::HostOrReserve, &|| false, &ALWAYS).unwrap();
     assert!(matches!(running.entry(touched[0]).1, Entry::Unassigned(_)));
     drop(slot);
     assert_eq!(running.touch(touched), Err(Errno::EINTR));

@@ -68,10 +68,14 @@ impl<H: Host> LifeCycle<H> {
     }
 
     /// Waits until nobody is inside. After [`Self::end`], or it may never be so.
-    pub(crate) fn wait_until_empty(&self) {
+    pub(crate) fn wait_until_empty(&self, host: &H) {
         while self.word.load(Ordering::SeqCst) >= ONE_INSIDE {
+            // It returns at once where the caller has a signal.
             self.left.wait(None);
+            host.yield_now();
         }
+        // Others who wait for the same may be asleep.
+        self.left.signal();
     }
 }
 

@@ -106,7 +106,9 @@ impl<H: Host> Vm<H> {
         stop: &impl Fn() -> bool,
     ) -> Result<(), RealmError> {
         self.each_slot(ipas, |slot, part| {
-            slot.private_range(&part).map_or(Ok(()), |range| self.realm.unmap_private(&range, supply, stop))
+            let valid = || self.has_slot(slot, &part);
+            let range = slot.private_range(&part);
+            range.map_or(Ok(()), |range| self.realm.unmap_private(&range, supply, stop, &valid))
         })
     }
 
@@ -115,7 +117,7 @@ impl<H: Host> Vm<H> {
     fn each_slot(
         &self,
         ipas: &Range<u64>,
-        mut work: impl FnMut(&Slot<H>, Range<u64>) -> Result<(), RealmError>,
+        mut work: impl FnMut(&Arc<Slot<H>>, Range<u64>) -> Result<(), RealmError>,
     ) -> Result<(), RealmError> {
         let mut rest = ipas.clone();
         loop {
@@ -200,7 +202,7 @@ impl<H: Host> Vm<H> {
         let shared = self.realm.unmap_shared(slot.base, slot.size, &mut supply, &stop);
         let private = slot
             .private_range(&slot.range())
-            .map_or(Ok(()), |range| self.realm.unmap_private(&range, &mut supply, &stop));
+            .map_or(Ok(()), |range| self.realm.unmap_private(&range, &mut supply, &stop, &|| true));
         self.realm.put_away(&mut stock);
         if let Err(error) = shared.and(private) {
             slot.leaving.store(false, Ordering::Release);

@@ -16,7 +16,7 @@ impl<H: Host> Vm<H> {
     fn evict(&self) {
         self.life.end();
         self.vcpus().for_each(|vcpu| vcpu.kick());
-        self.life.wait_until_empty();
+        self.life.wait_until_empty(self.host());
     }
 
     /// Takes all memory away from the realm, the shared half first.
@@ -33,7 +33,7 @@ impl<H: Host> Vm<H> {
             let next = self.memory.lock().slots.first_in(&rest).cloned();
             let Some(slot) = next else { break };
             if let Some(range) = slot.private_range(&everything)
-                && let Err(error) = self.realm.unmap_private(&range, &mut supply, &TO_THE_END)
+                && let Err(error) = self.realm.unmap_private(&range, &mut supply, &TO_THE_END, &|| true)
             {
                 first_error.get_or_insert(error);
             }

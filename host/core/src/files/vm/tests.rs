@@ -278,7 +278,7 @@ fn use_reserve_up(device: &Device<FakeHost>, vm: &Vm<FakeHost>) {
     device.host().inject(|step| matches!(step, Step::Alloc(_)), 0, u64::MAX);
     let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
     let part = slot.private_range(&(RAM + BLOCK_SIZE..RAM + BLOCK_SIZE + PAGE)).unwrap();
-    vm.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&part, &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
 }
 
 #[test]

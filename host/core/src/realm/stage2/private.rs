@@ -171,13 +171,20 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Takes back what a request put at `[base, base + size)`, which lies in one block, so that nothing of a host page stays
     /// of which a part failed. What cannot be taken back stays and is destroyed with the realm, which is dying then.
-    pub(crate) fn unpopulate(&self, range: &PrivateRange<'_, H>, base: u64, size: u64) {
+    pub(crate) fn unpopulate(
+        &self,
+        range: &PrivateRange<'_, H>,
+        base: u64,
+        size: u64,
+        valid: &impl Fn() -> bool,
+    ) {
         let _ = self.unmap_private_piece(
             range,
             base,
             base.saturating_add(size),
             Tidy::Keep,
             &mut Supply::HostOrReserve,
+            valid,
         );
     }
 
@@ -283,7 +290,8 @@ impl<H: Host> Stage2<'_, H> {
     }
 
     /// Takes away what `range` has in the piece of one block from `base` on, at most up to `end`; the address reached, and the
-    /// first failure. Every granule is tried. The table is tidied when nothing is left to do in its block.
+    /// first failure. Every granule is tried, if the range is still `valid`. The table is tidied when nothing is left to do in
+    /// its block.
     #[inline(never)]
     pub(crate) fn unmap_private_piece(
         &self,
@@ -292,10 +300,16 @@ impl<H: Host> Stage2<'_, H> {
         end: u64,
         tidy: Tidy,
         supply: &mut Supply<'_>,
+        valid: &impl Fn() -> bool,
     ) -> (u64, Result<(), RealmError>) {
         let mut reached = base;
         let result = self.with_spare(supply, |spare| {
             let mut blocks = self.blocks(base).lock();
+            if !valid() {
+                // Whoever made it so takes away what is there, which may be another file's by now.
+                reached = end;
+                return Ok(());
+            }
             let mut first_error = None;
             reached = base;
             let mut left = PIECE;

@@ -109,7 +109,7 @@ impl Vm {
             }
             Action::Unmap { page, count } => self
                 .realm
-                .unmap_private(&self.pages(page, count), &mut Supply::HostOrReserve, &NEVER)
+                .unmap_private(&self.pages(page, count), &mut Supply::HostOrReserve, &NEVER, &ALWAYS)
                 .map(|()| Outcome::Done),
             Action::Share { page, other } => {
                 let page = page & !(self.per_page() - 1);
@@ -140,7 +140,8 @@ impl Vm {
         // One failure at most is left to come.
         for _ in 0..2 {
             let shared = self.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER);
-            let private = self.realm.unmap_private(&self.pages(0, PAGES), &mut Supply::HostOrReserve, &NEVER);
+            let private =
+                self.realm.unmap_private(&self.pages(0, PAGES), &mut Supply::HostOrReserve, &NEVER, &ALWAYS);
             ended = shared.and(private).and_then(|()| self.realm.destroy()).map_err(|_| ());
             if ended.is_ok() {
                 break;

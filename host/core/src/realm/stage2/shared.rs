@@ -103,11 +103,14 @@ impl<H: Host> Stage2<'_, H> {
         for done in (0..size).step_by(GRANULE_SIZE as usize) {
             let at = ipa.saturating_add(done);
             if let Err(stop) = self.map_entry(blocks, spare, at, RTT_PAGE_LEVEL, pa.saturating_add(done)) {
-                // Nobody remembers the page, so nothing of it stays.
-                for undone in (0..done).step_by(GRANULE_SIZE as usize) {
-                    self.unmap_entry(ipa.saturating_add(undone), RTT_PAGE_LEVEL)?;
+                let undone = (0..done)
+                    .step_by(GRANULE_SIZE as usize)
+                    .try_for_each(|undone| self.unmap_entry(ipa.saturating_add(undone), RTT_PAGE_LEVEL));
+                if undone.is_ok() {
+                    return Err(stop);
                 }
-                return Err(stop);
+                // The realm reaches a part of the page: it is held as if it were all of it, until the RMM lets go.
+                break;
             }
         }
         let pages = spare.pages.pop();

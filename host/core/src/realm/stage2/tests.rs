@@ -98,7 +98,7 @@ impl Vm {
 
     fn end(self) {
         self.realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER).unwrap();
-        self.realm.unmap_private(&self.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
+        self.realm.unmap_private(&self.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
         self.realm.destroy().unwrap();
         let rmm = self.rmm.clone();
         drop(self);
@@ -212,7 +212,7 @@ fn a_fault_maps_one_granule_where_a_block_is_not_possible() {
     let last = RAM + BLOCK_SIZE - 0x1000;
     assert_eq!(vm.realm.fault_private(&range, last, &ALWAYS, &ALWAYS), Ok(Fault::Mapped));
     assert_eq!(mapped(&vm, RAM), 1);
-    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     vm.end();
 }
 
@@ -283,7 +283,7 @@ fn a_block_that_fails_in_the_middle_keeps_what_is_mapped() {
 fn taking_part_of_a_block_splits_it() {
     let vm = Vm::active(12);
     vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap();
-    vm.realm.unmap_private(&vm.part(0x4000, 0x6000), &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&vm.part(0x4000, 0x6000), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     for at in (0..BLOCK_SIZE).step_by(0x1000) {
         assert_eq!(vm.assigned(RAM + at), !(0x4000..0x6000).contains(&at), "{at:#x}");
     }
@@ -298,7 +298,7 @@ fn taking_part_of_a_block_splits_it() {
 fn a_block_that_is_taken_whole_leaves_no_table() {
     let vm = Vm::active(12);
     vm.realm.fault_private(&vm.ram(), RAM, &ALWAYS, &ALWAYS).unwrap();
-    vm.realm.unmap_private(&vm.part(0, BLOCK_SIZE), &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&vm.part(0, BLOCK_SIZE), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     assert_eq!((vm.tables(), vm.entry(RAM, 3)), (0, (2, Entry::Unassigned(Ripas::DESTROYED))));
     vm.end();
 }
@@ -306,7 +306,7 @@ fn a_block_that_is_taken_whole_leaves_no_table() {
 #[test]
 fn unmapping_what_was_never_mapped_asks_the_rmm_nothing() {
     let vm = Vm::active(12);
-    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     assert_eq!(vm.rmm.host().take_commands(), []);
     vm.end();
 }
@@ -333,7 +333,7 @@ fn an_rmm_that_returns_foreign_memory_is_not_believed() {
             reply.out[0] = 0xdead_0000;
         }
     });
-    let refused = vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap_err();
+    let refused = vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap_err();
     assert_eq!(refused.errno(), Errno::ENXIO);
     assert!(matches!(refused, RealmError::Rmi(error) if matches!(error.failure, Failure::Implausible(_))));
     let commands = vm.rmm.host().take_commands();
@@ -348,7 +348,7 @@ fn an_rmm_that_returns_foreign_memory_is_not_believed() {
 fn an_rmm_that_returns_another_table_is_not_believed() {
     let vm = Vm::active(12);
     vm.realm.fault_private(&vm.part(0, 0x1000), RAM, &ALWAYS, &ALWAYS).unwrap();
-    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     vm.share(0, 0x9_0000_0000, 0x1000).unwrap();
     vm.rmm.host().mangle(|command, reply| {
         if matches!(command, RmiCommand::RttDestroy { .. } | RmiCommand::RttFold { .. }) {
@@ -414,7 +414,7 @@ fn memory_is_freed_when_a_hole_is_punched_and_not_before_it_is_unmapped() {
         let mapped = blocks(&vm);
         vm.memfd.punch_hole(0, SIZE);
         assert_eq!(blocks(&vm), mapped, "the realm holds it");
-        vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER).unwrap();
+        vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
         vm.memfd.punch_hole(0, BLOCK_SIZE / 2);
         assert_eq!(blocks(&vm), mapped, "half a block is not freed");
         vm.memfd.punch_hole(0, BLOCK_SIZE);
@@ -429,7 +429,7 @@ fn memory_lost_to_a_failed_undelegation_serves_no_fault_again() {
     let range = vm.part(0, 0x1000);
     vm.realm.fault_private(&range, RAM, &ALWAYS, &ALWAYS).unwrap();
     vm.rmm.host().inject(|step| matches!(step, Step::Call(RmiCommand::GranuleUndelegate { .. })), 0, 1);
-    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER).unwrap();
+    vm.realm.unmap_private(&range, &mut Supply::HostOrReserve, &NEVER, &ALWAYS).unwrap();
     assert_eq!(
         vm.realm.fault_private(&range, RAM, &ALWAYS, &ALWAYS),
         Err(RealmError::MemoryLost { ipa: RAM })
@@ -506,5 +506,35 @@ fn what_splits_the_ends_of_a_range_is_gathered_before_a_lock_is_taken() {
         assert_eq!(stock.tables(), tables, "{base:#x} {size:#x}");
         vm.realm.put_away(&mut stock);
     }
+    vm.end();
+}
+
+#[test]
+fn memory_of_a_slot_that_went_meanwhile_is_not_taken_through_it() {
+    let vm = Vm::active(12);
+    let pages = [RAM, RAM + 0x1000, RAM + BLOCK_SIZE];
+    for page in pages {
+        vm.realm.fault_private(&vm.ram(), page, &ALWAYS, &ALWAYS).unwrap();
+    }
+    let until_the_first_went = || vm.assigned(RAM);
+    vm.realm.unmap_private(&vm.ram(), &mut Supply::HostOrReserve, &NEVER, &until_the_first_went).unwrap();
+    assert_eq!(pages.map(|page| vm.assigned(page)), [false, false, true]);
+    vm.end();
+}
+
+#[test]
+fn shared_memory_stays_held_as_long_as_the_realm_reaches_a_part_of_it() {
+    let vm = Vm::active(16);
+    let fails = |step| match step {
+        Step::Call(RmiCommand::RttMapUnprotected { ipa, .. }) => ipa & 0xffff == 0x3000,
+        Step::Call(RmiCommand::RttUnmapUnprotected { ipa, .. }) => ipa & 0xffff == 0x1000,
+        _ => false,
+    };
+    let host = vm.rmm.host();
+    host.inject(fails, 0, 2);
+    let _ = vm.share(RAM, 0x9000_0000, 0x1_0000);
+    assert_eq!(host.stop_injecting(), 2);
+    assert!(vm.shared(RAM + 0x2000).is_some(), "the realm reaches a part of the page");
+    assert_eq!(host.held(), 0x1_0000);
     vm.end();
 }

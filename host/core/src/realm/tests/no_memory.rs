@@ -83,6 +83,7 @@ fn with_blocks(shift: u32, blocks: u64) -> (Arc<Rmm<FakeHost>>, Realm<FakeHost>,
                     &ram.within(ipa + page, ipa + 3 * page).unwrap(),
                     &mut Supply::HostOrReserve,
                     &NEVER,
+                    &ALWAYS,
                 )
                 .unwrap();
         }
@@ -102,7 +103,7 @@ fn many_folded_blocks_are_taken_down_with_one_granule_in_reserve() {
         realm.begin_destroy();
         let shared = realm.unmap_shared(0, u64::MAX, &mut Supply::HostOrReserve, &NEVER);
         let ram = PrivateRange { memfd: &memfd, offset: 0, ipa: RAM, size: memfd.size() };
-        let private = realm.unmap_private(&ram, &mut Supply::HostOrReserve, &NEVER);
+        let private = realm.unmap_private(&ram, &mut Supply::HostOrReserve, &NEVER, &ALWAYS);
         let destroyed = realm.destroy();
         heap::stop_failing();
         assert_eq!((shared, private, destroyed), (Ok(()), Ok(()), Ok(())));
@@ -128,6 +129,7 @@ fn memory_can_be_taken_away_from_a_realm_that_lives_when_the_host_has_none() {
                     &ram.within(base, base + BLOCK_SIZE).unwrap(),
                     &mut Supply::HostOrReserve,
                     &NEVER,
+                    &ALWAYS,
                 )
                 .unwrap();
             realm.unmap_shared(base + page, page, &mut Supply::HostOrReserve, &NEVER).unwrap();
@@ -172,7 +174,12 @@ fn whoever_reclaims_memory_may_use_the_realm() {
         let ram = other.ram();
         other
             .realm
-            .unmap_private(&ram.within(RAM, RAM + 0x1000).unwrap(), &mut Supply::HostOrReserve, &NEVER)
+            .unmap_private(
+                &ram.within(RAM, RAM + 0x1000).unwrap(),
+                &mut Supply::HostOrReserve,
+                &NEVER,
+                &ALWAYS,
+            )
             .unwrap();
         other.realm.unmap_shared(RAM, 0x1000, &mut Supply::HostOrReserve, &NEVER).unwrap();
     })));
