@@ -71,7 +71,10 @@ global_asm!(
     "    mov x15, x0",
     "    mov x14, x30",
     "    bl rmm_copy",
-    "    mov x0, x15",
+    // Memory of the RMM's own that cannot be read: what was copied is no value.
+    "    cbz x0, 7f",
+    "    brk #1",
+    "7:  mov x0, x15",
     "    ret x14",
     // Larger zeros by blocks of 64 bytes, if that is what DC ZVA fills: head and tail, which overlap them, by words.
     "memset:",

@@ -20,10 +20,31 @@ use crate::slots;
 use crate::stop;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vectors::{self, rmm_enter};
+use core::arch::global_asm;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 
 /// VTCR_EL2 as long as there is no realm.
 const VTCR_RES1: u64 = 1 << 31;
+
+global_asm!(
+    // HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2, HDFGRTR2_EL2, HDFGWTR2_EL2: enables of registers that are newer still (PMUACR_EL1,
+    // PMICNTR_EL0, SPMU, MDSTEPOP_EL1, ERXGSR_EL1, RCWSMASK_EL1, ...). Where EL3 keeps them (SCR_EL3.FGTEn2 = 0) the first is
+    // UNDEFINED, which the exception vector knows, and what they enable traps whatever is in them.
+    ".global rmm_trap_later_registers",
+    ".global rmm_trap_later_registers_fault",
+    "rmm_trap_later_registers:",
+    "    msr S3_4_C3_C1_2, xzr",
+    "    msr S3_4_C3_C1_3, xzr",
+    "    msr S3_4_C3_C1_7, xzr",
+    "    msr S3_4_C3_C1_0, xzr",
+    "    msr S3_4_C3_C1_1, xzr",
+    "rmm_trap_later_registers_fault:",
+    "    ret",
+);
+
+unsafe extern "C" {
+    fn rmm_trap_later_registers();
+}
 
 /// EL2 registers that are the same for all realms, set when a CPU starts.
 pub fn init() {
@@ -55,13 +76,8 @@ pub fn init() {
         msr!("S3_4_C3_C1_5", 0);
     }
     if optional.fine_grained_traps_2 {
-        // HFGRTR2, HFGWTR2, HFGITR2, HDFGRTR2, HDFGWTR2: enables of registers that are newer still (PMUACR_EL1, PMICNTR_EL0,
-        // SPMU, MDSTEPOP_EL1, ERXGSR_EL1, RCWSMASK_EL1, ...).
-        msr!("S3_4_C3_C1_2", 0);
-        msr!("S3_4_C3_C1_3", 0);
-        msr!("S3_4_C3_C1_7", 0);
-        msr!("S3_4_C3_C1_0", 0);
-        msr!("S3_4_C3_C1_1", 0);
+        // SAFETY: it changes these registers only; where EL3 keeps them the exception makes it return.
+        unsafe { rmm_trap_later_registers() };
     }
     // VS: how much of a VMID is looked at, by invalidations too, which may come before the first realm runs here.
     msr!("vtcr_el2", VTCR_RES1 | u64::from(optional.vmid16) << 19);

@@ -1,15 +1,18 @@
 //! The Granule Protection Table in memory, and the maintenance around its changes.
 
-use super::sysreg;
+use super::{memory, sysreg};
 use core::sync::atomic::{AtomicU64, Ordering};
 use realm_abi::rmm_el3::El3Code;
 use realm_monitor::device_tree::Board;
 use realm_monitor::gpt::{Gpi, Gpt, LayoutError, Maintenance};
-use realm_monitor::layout;
+use realm_monitor::layout::{self, Range};
 use realm_monitor::services::granule;
 use spin::Once;
 
 static GPT: Once<Gpt<'static>> = Once::new();
+
+/// Where the tables of its level 1 are.
+static TABLES: Once<Range> = Once::new();
 
 unsafe extern "C" {
     fn enable_gpt(gptbr: u64, gpccr: u64);
@@ -45,8 +48,19 @@ pub fn build(board: &Board) -> Result<(), LayoutError> {
     let gpt = Gpt::new(l0, l1, tables.base);
     layout::assign(&gpt, board)?;
     GPT.call_once(|| gpt);
+    TABLES.call_once(|| tables);
     BUILT.store(BUILT_MARK, Ordering::Release);
+    memory::clean(Range::new(&raw const BUILT as u64, size_of_val(&BUILT) as u64));
     Ok(())
+}
+
+/// Writes the table to memory, where [`wipe_what_was_left`] reads it after a reset. One that comes from outside may find entries
+/// there that are older.
+pub fn clean() {
+    memory::clean(layout::GPT_L0);
+    if let Some(tables) = TABLES.get() {
+        memory::clean(*tables);
+    }
 }
 
 /// [`BUILT`] if the tables in memory are those of an earlier boot. Nothing else is likely to be there after power came.

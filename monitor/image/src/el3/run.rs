@@ -81,6 +81,15 @@ impl Cpu {
         self.worlds.load(World::Realm);
         loop {
             match self.worlds.enter(World::Realm).1 {
+                // It fails while it starts: this is how it refuses a command.
+                Exit::Sync if is_call() && matches!(self.rmm_asks(), El3Call::RmiReqComplete { .. }) => {
+                    console::print(format_args!(
+                        "monitor: CPU {}: the RMM failed while it started\n",
+                        self.index
+                    ));
+                    close_rmm();
+                    break;
+                }
                 Exit::Sync if is_call() => match self.rmm_call() {
                     Some(BootCode::SUCCESS) => break,
                     Some(code) => {
@@ -198,19 +207,17 @@ impl Cpu {
                 }
             }
             Action::SystemOff => power::off(),
-            Action::SystemReset => power::reset(),
+            Action::SystemReset => {
+                gpt::clean();
+                power::reset()
+            }
         }
         true
     }
 
     /// Answers a call of the RMM; a code if it says how its start went.
     fn rmm_call(&mut self) -> Option<BootCode> {
-        let regs = &mut self.worlds.realm.gprs;
-        let mut args = [0; 12];
-        args.copy_from_slice(&regs[..12]);
-        // The function identifier is in W0.
-        args[0] &= 0xffff_ffff;
-        let call = El3Call::from_regs(&args);
+        let call = self.rmm_asks();
         if let El3Call::BootComplete { code, .. } = call {
             return Some(code);
         }
@@ -222,8 +229,17 @@ impl Cpu {
         if matches!(call, El3Call::AttestGetPlatToken { .. } | El3Call::TokenSign { .. }) {
             wipe_stack(self.index);
         }
-        regs[..4].copy_from_slice(&reply.to_regs());
+        self.worlds.realm.gprs[..4].copy_from_slice(&reply.to_regs());
         None
+    }
+
+    /// The call the RMM makes.
+    fn rmm_asks(&self) -> El3Call {
+        let mut args = [0; 12];
+        args.copy_from_slice(&self.worlds.realm.gprs[..12]);
+        // The function identifier is in W0.
+        args[0] &= 0xffff_ffff;
+        El3Call::from_regs(&args)
     }
 
     fn report(&mut self, world: World, exit: Exit) {
