@@ -3,7 +3,7 @@
 use crate::files::caps::check_extension;
 use crate::files::statistics::{ExitCounters, Statistics};
 use crate::host::{LockClass, Owner};
-use crate::rmm::numbers::Numbers;
+use crate::rmm::numbers::{Number, Numbers};
 use crate::rmm::{Rmm, RmmStatus};
 use crate::room;
 use crate::{Errno, File, Host, Lock, UserMemory, Vm};
@@ -23,7 +23,7 @@ pub struct Limits {
     /// Bytes of its VMM's memory that one VM may hold in place because the realm shares it: bounce buffers, queues. It is not
     /// RLIMIT_MEMLOCK, whose usual 8 MiB are less than a guest's bounce buffers.
     pub pinned: u64,
-    /// The share of all VMIDs that the VMs of one user may have: one of so many.
+    /// The share of all VMIDs, and of all vCPUs, that the VMs of one user may have: one of so many.
     pub users: u32,
 }
 
@@ -191,8 +191,48 @@ impl<H: Host> Device<H> {
         ledger.held().saturating_add(ledger.leaked)
     }
 
+    #[cfg(test)]
     pub(crate) fn vcpu_numbers(&self) -> &Numbers<H> {
         &self.vcpu_numbers
+    }
+
+    /// Takes a number for a vCPU of this VM. There are enough for 65,536 vCPUs, and of a user for a share of them.
+    ///
+    /// # Errors
+    /// `EMFILE` if the VM's owner has as many as one user may, `ENOMEM` if nobody can have another.
+    pub(crate) fn reserve_vcpu_number(&self, vm: &Vm<H>) -> Result<Number, Errno> {
+        let number = self.vcpu_numbers.reserve().ok_or(Errno::ENOMEM)?;
+        let most = self.share_of(self.vcpu_numbers.count());
+        let fits = {
+            let vms = self.vms.lock();
+            let theirs = vms.iter().filter(|other| other.owner().user == vm.owner().user);
+            let taken = theirs
+                .fold(0_usize, |sum, other| sum.saturating_add(other.vcpu_numbers.load(Ordering::SeqCst)));
+            // Under the lock: what is counted here is decided here.
+            vm.vcpu_numbers.fetch_add(1, Ordering::SeqCst);
+            vm.owner().privileged || taken < most
+        };
+        if fits {
+            return Ok(number);
+        }
+        self.release_vcpu_number(vm, number);
+        self.host().explain(format_args!(
+            "KVM_CREATE_VCPU: user {} has as many vCPUs as one user may",
+            vm.owner().user
+        ));
+        Err(Errno::EMFILE)
+    }
+
+    /// Gives a number of this VM back.
+    pub(crate) fn release_vcpu_number(&self, vm: &Vm<H>, number: Number) {
+        vm.vcpu_numbers.fetch_sub(1, Ordering::SeqCst);
+        self.vcpu_numbers.release(number);
+    }
+
+    /// What one user may have of so many.
+    fn share_of(&self, all: usize) -> usize {
+        let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
+        all.checked_div(users).unwrap_or(1).max(1)
     }
 
     pub(crate) fn check_extension(&self, cap: u64) -> i64 {
@@ -273,9 +313,7 @@ impl<H: Host> Device<H> {
             return Ok(());
         }
         let theirs = room::count(vms.iter().filter(|vm| vm.owner().user == owner.user));
-        let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
-        let most = self.rmm.vmids().count().checked_div(users).unwrap_or(1).max(1);
-        if theirs < most { Ok(()) } else { Err(Errno::EMFILE) }
+        if theirs < self.share_of(self.rmm.vmids().count()) { Ok(()) } else { Err(Errno::EMFILE) }
     }
 
     fn explain_quota(&self, owner: &Owner, errno: Errno) -> Errno {

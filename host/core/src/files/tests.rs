@@ -211,6 +211,27 @@ fn a_user_leaves_vmids_to_the_others() {
 }
 
 #[test]
+fn a_user_leaves_vcpus_to_the_others() {
+    // 65,536 vCPUs, of which a user has one in 16,384.
+    let machine = Machine::new(Limits { users: 16_384, ..Limits::default() });
+    let (process, mut other) = (machine.process(1), machine.process(2));
+    other.owner.user = 1001;
+    let vms = [&process, &other].map(|process| machine.create_vm(process).unwrap());
+    let create =
+        |process: &Process, vm: i64, id: u64| process.ioctl(&machine.get(vm), cmd(Ioctl::CreateVcpu), id);
+    let mut fds: Vec<i64> = (0..4).map(|id| create(&process, vms[0], id).unwrap()).collect();
+    assert_eq!(create(&process, vms[0], 4), Err(Errno::EMFILE));
+    fds.push(create(&other, vms[1], 0).unwrap());
+    machine.close(&fds);
+    assert_eq!(create(&process, vms[0], 4), Err(Errno::EMFILE), "a vCPU stays as long as its VM");
+    machine.close(&vms[..1]);
+    let again = machine.create_vm(&process).unwrap();
+    let vcpu = create(&process, again, 0).unwrap();
+    machine.close(&[vms[1], again, vcpu]);
+    machine.assert_nothing_is_left();
+}
+
+#[test]
 fn a_vm_that_could_not_be_destroyed_is_tried_again() {
     let machine = Machine::new(Limits::default());
     let fds = machine.create_realm(&machine.process(1));

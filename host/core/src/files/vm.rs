@@ -68,6 +68,8 @@ pub struct Vm<H: Host> {
     open: AtomicBool,
     /// Files that are open: this one, those of vCPUs and the interrupt controller.
     files: AtomicUsize,
+    /// Numbers of the machine's that its vCPUs have.
+    pub(crate) vcpu_numbers: AtomicUsize,
 }
 
 impl<H: Host> Vm<H> {
@@ -115,6 +117,7 @@ impl<H: Host> Vm<H> {
             life: LifeCycle::new()?,
             open: AtomicBool::new(true),
             files: AtomicUsize::new(1),
+            vcpu_numbers: AtomicUsize::new(0),
         })?)
     }
 

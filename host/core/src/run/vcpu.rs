@@ -83,9 +83,9 @@ impl<H: Host> Vcpu<H> {
     /// A vCPU of a VM, with a page and a number of its own. With no lock held.
     #[inline(never)]
     pub(crate) fn new(vm: &Arc<Vm<H>>, id: u32) -> Result<Arc<Self>, Errno> {
-        let number = vm.device().vcpu_numbers().reserve().ok_or(Errno::ENOMEM)?;
+        let number = vm.device().reserve_vcpu_number(vm)?;
         let Some(run_block) = vm.host().alloc(1, Purpose::RunPage) else {
-            vm.device().vcpu_numbers().release(number);
+            vm.device().release_vcpu_number(vm, number);
             return Err(Errno::ENOMEM);
         };
         match Self::empty(vm, id, run_block.pa, u32::from(number.get())) {
@@ -97,7 +97,7 @@ impl<H: Host> Vcpu<H> {
             }
             Err(errno) => {
                 vm.host().free(run_block);
-                vm.device().vcpu_numbers().release(number);
+                vm.device().release_vcpu_number(vm, number);
                 Err(errno)
             }
         }
@@ -293,7 +293,7 @@ impl<H: Host> Vcpu<H> {
         drop(gic);
         self.free_run_page();
         if let Some(number) = number {
-            self.vm.device().vcpu_numbers().release(number);
+            self.vm.device().release_vcpu_number(&self.vm, number);
         }
     }
 

@@ -285,8 +285,10 @@ impl<H: Host> Stage2<'_, H> {
     /// The next address of `range` from `ipa` on where there is something to take away or a table to fold. A range may be
     /// much larger than what was ever used of it.
     pub(crate) fn next_private(&self, range: &PrivateRange<'_, H>, ipa: u64) -> Option<u64> {
-        let next = [range.next_used(ipa), self.next_page_table(ipa)].into_iter().flatten().min();
-        next.filter(|&next| next < range.end())
+        let used = range.next_used(ipa).unwrap_or(range.end());
+        let next =
+            self.next_page_table(ipa, used).map_or(used, |table| if table < used { table } else { used });
+        (next < range.end()).then_some(next)
     }
 
     /// Takes away what `range` has in the piece of one block from `base` on, at most up to `end`; the address reached, and the

@@ -54,13 +54,18 @@ fn already_there(error: RmiError, level: i64) -> Result<(), Stop> {
 }
 
 impl<H: Host> Stage2<'_, H> {
-    /// The first address from `ipa` on for which the Host made a table of the last level.
-    pub(super) fn next_page_table(&self, ipa: u64) -> Option<u64> {
+    /// The first address from `ipa` on for which the Host made a table of the last level. Nothing need be found that is not below
+    /// `until`: blocks without a table, of which there may be many, are looked at only up to there.
+    pub(super) fn next_page_table(&self, ipa: u64, until: u64) -> Option<u64> {
+        let last = place(until);
         let number = self.tables.blocks.first(number(ipa), |blocks, mut from| {
             loop {
                 let (place, block) = blocks.next(from)?;
                 if block.table.is_some() {
                     return Some(place);
+                }
+                if place > last {
+                    return None;
                 }
                 from = place.checked_add(1)?;
             }
@@ -218,7 +223,7 @@ impl<H: Host> Stage2<'_, H> {
     /// prolong it.
     pub(crate) fn destroy_tables_piece(&self) -> Result<bool, RealmError> {
         for _ in 0..TABLES_PER_PIECE {
-            let Some(ipa) = self.next_page_table(0) else { return self.destroy_upper_piece() };
+            let Some(ipa) = self.next_page_table(0, u64::MAX) else { return self.destroy_upper_piece() };
             let mut blocks = self.blocks(ipa).lock();
             if let Some(block) = blocks.get_mut(place(ipa))
                 && let Some(table) = &block.table
