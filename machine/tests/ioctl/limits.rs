@@ -8,7 +8,8 @@ use realm_host::host::Owner;
 use realm_machine::fault::Point;
 use realm_machine::{Machine, MachineConfig, MachineHost, Process};
 use realm_vmm::System;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 #[test]
 fn a_machine_has_so_many_realms_as_vmids() {
@@ -123,4 +124,31 @@ fn one_user_leaves_the_others_some_vmids() {
     assert!(make(&greedy).is_ok());
     drop((greedy, other, root));
     assert_eq!(device.statistics().ledger.held(), 0);
+}
+
+#[test]
+fn a_user_gets_no_more_realms_by_asking_for_all_at_once() {
+    // 65,536 VMIDs, of which a user has two.
+    let limits = Limits { users: 1 << 15, ..Limits::default() };
+    let device = MachineHost::boot_with(boot(), limits);
+    let argument = V8.vm_type_arg(VmType { realm: true, ipa_bits: IPA_BITS });
+    for round in 0..20 {
+        let start = Barrier::new(8);
+        let made = thread::scope(|scope| {
+            let create = || {
+                let process = Process::new(&device);
+                let file = process.open_device().expect("the device opens");
+                start.wait();
+                let made = process.ioctl(file, numbers::CREATE_VM, argument);
+                // Nobody's VM goes before all have asked.
+                start.wait();
+                made.map(|_| ())
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it ends")).collect::<Vec<_>>()
+        });
+        let got = made.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(got, 2, "round {round}: {made:?}");
+        assert!(made.iter().all(|result| matches!(result, Ok(()) | Err(Errno::EMFILE))), "{made:?}");
+    }
 }

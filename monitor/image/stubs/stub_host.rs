@@ -7,10 +7,13 @@
 mod realm;
 #[path = "stub_host/undefined.rs"]
 mod undefined;
+#[path = "uart.rs"]
+mod uart;
 
 use core::arch::{asm, global_asm};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
+use uart::Uart;
 
 global_asm!(
     r#"
@@ -34,18 +37,6 @@ global_asm!(include_str!("stub_realm.s"));
 unsafe extern "C" {
     fn second();
     static realm_start: u8;
-}
-
-struct Uart;
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the UART's data register.
-            unsafe { (0x0900_0000 as *mut u32).write_volatile(byte.into()) };
-        }
-        Ok(())
-    }
 }
 
 /// A run of checks under one name.

@@ -3,41 +3,18 @@
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
+#[path = "payload_start.rs"]
+mod payload_start;
+#[path = "uart.rs"]
+mod uart;
+
+use core::arch::asm;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
+use payload_start::start;
+use uart::Uart;
 
-global_asm!(
-    r#"
-    .section .text.start, "ax"
-    .global _start
-_start:
-    adrp    x1, _start
-    add     sp, x1, #0x200000
-    b       {main}
-    .global second
-second:
-    adrp    x1, _start
-    add     x1, x1, #0x200000
-    add     x1, x1, x0, lsl #16
-    mov     sp, x1
-    b       {second_main}
-"#,
-    main = sym main,
-    second_main = sym second_main
-);
-
-struct Uart;
-
-impl Write for Uart {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the UART's data register.
-            unsafe { (0x0900_0000 as *mut u32).write_volatile(byte.into()) };
-        }
-        Ok(())
-    }
-}
+start!(main, second_main);
 
 const CPU_ON: u64 = 0xc400_0003;
 const VERSION: u64 = 0xc400_0150;

@@ -203,24 +203,18 @@ impl<H: Host> Device<H> {
     pub(crate) fn reserve_vcpu_number(&self, vm: &Vm<H>) -> Result<Number, Errno> {
         let number = self.vcpu_numbers.reserve().ok_or(Errno::ENOMEM)?;
         let most = self.share_of(self.vcpu_numbers.count());
-        let fits = {
-            let vms = self.vms.lock();
-            let theirs = vms.iter().filter(|other| other.owner().user == vm.owner().user);
-            let taken = theirs
-                .fold(0_usize, |sum, other| sum.saturating_add(other.vcpu_numbers.load(Ordering::SeqCst)));
-            // Under the lock: what is counted here is decided here.
+        // Under the lock: what is counted here is decided here.
+        let vms = self.vms.lock();
+        let theirs = vms.iter().filter(|other| other.owner().user == vm.owner().user);
+        let taken =
+            theirs.fold(0_usize, |sum, other| sum.saturating_add(other.vcpu_numbers.load(Ordering::SeqCst)));
+        if vm.owner().privileged || taken < most {
             vm.vcpu_numbers.fetch_add(1, Ordering::SeqCst);
-            vm.owner().privileged || taken < most
-        };
-        if fits {
             return Ok(number);
         }
-        self.release_vcpu_number(vm, number);
-        self.host().explain(format_args!(
-            "KVM_CREATE_VCPU: user {} has as many vCPUs as one user may",
-            vm.owner().user
-        ));
-        Err(Errno::EMFILE)
+        drop(vms);
+        self.vcpu_numbers.release(number);
+        Err(self.explain_share("KVM_CREATE_VCPU", "vCPUs", vm.owner()))
     }
 
     /// Gives a number of this VM back.
@@ -278,13 +272,15 @@ impl<H: Host> Device<H> {
         this.reclaim();
         let owner = user.owner();
         // Looked at before much is made, and again when it counts.
-        this.leaves_room(&this.vms.lock(), &owner).map_err(|errno| this.explain_quota(&owner, errno))?;
+        if !this.leaves_room(&this.vms.lock(), &owner) {
+            return Err(this.explain_share("KVM_CREATE_VM", "realms", &owner));
+        }
         let ipa_bits = if vm.ipa_bits == 0 { DEFAULT_IPA_BITS } else { vm.ipa_bits };
         let vm = Vm::new(this, user.process(), owner, ipa_bits).map_err(|error| {
             host.explain(format_args!("KVM_CREATE_VM: {error}"));
             error.errno()
         })?;
-        this.add_vm(vm.clone(), &owner).map_err(|errno| this.explain_quota(&owner, errno))?;
+        this.add_vm(vm.clone())?;
         if this.closed.load(Ordering::SeqCst) {
             // It came too late for the shutdown to see it, or the shutdown ends it as well.
             Vm::release(&vm);
@@ -294,12 +290,15 @@ impl<H: Host> Device<H> {
     }
 
     /// Adds a VM to the list, if its owner may have another.
-    fn add_vm(&self, vm: Arc<Vm<H>>, owner: &Owner) -> Result<(), Errno> {
+    fn add_vm(&self, vm: Arc<Vm<H>>) -> Result<(), Errno> {
         let mut vm = vm;
         loop {
             room::make(&self.vms, |vms| vms, 1)?;
             let mut vms = self.vms.lock();
-            self.leaves_room(&vms, owner)?;
+            if !self.leaves_room(&vms, vm.owner()) {
+                drop(vms);
+                return Err(self.explain_share("KVM_CREATE_VM", "realms", vm.owner()));
+            }
             match vms.push_within(vm) {
                 Ok(()) => return Ok(()),
                 Err(back) => vm = back,
@@ -307,23 +306,16 @@ impl<H: Host> Device<H> {
         }
     }
 
-    /// Fails with `EMFILE` unless one more VM of this owner leaves the others theirs: VMIDs are few (256 where they have 8 bits).
-    fn leaves_room(&self, vms: &[Arc<Vm<H>>], owner: &Owner) -> Result<(), Errno> {
-        if owner.privileged {
-            return Ok(());
-        }
+    /// Whether one more VM of this owner leaves the others theirs: VMIDs are few (256 where they have 8 bits).
+    fn leaves_room(&self, vms: &[Arc<Vm<H>>], owner: &Owner) -> bool {
         let theirs = room::count(vms.iter().filter(|vm| vm.owner().user == owner.user));
-        if theirs < self.share_of(self.rmm.vmids().count()) { Ok(()) } else { Err(Errno::EMFILE) }
+        owner.privileged || theirs < self.share_of(self.rmm.vmids().count())
     }
 
-    fn explain_quota(&self, owner: &Owner, errno: Errno) -> Errno {
-        if errno == Errno::EMFILE {
-            self.host().explain(format_args!(
-                "KVM_CREATE_VM: user {} has as many realms as one user may",
-                owner.user
-            ));
-        }
-        errno
+    /// The error of an ioctl by which a user would get more than one user may have.
+    fn explain_share(&self, ioctl: &str, what: &str, owner: &Owner) -> Errno {
+        self.host().explain(format_args!("{ioctl}: user {} has as many {what} as one user may", owner.user));
+        Errno::EMFILE
     }
 
     /// The device has no state of its own to give back; VMs outlive its file.
