@@ -120,6 +120,10 @@ impl Platform for MachinePlatform {
         panic!("the RMM stops: {why:?}")
     }
 
+    fn wait_for_lock() {
+        std::thread::yield_now();
+    }
+
     fn simd_aux_granules(&self) -> usize {
         // Z0 to Z31, P0 to P15 and FFR of the longest vector; 32 registers of 16 bytes without SVE.
         let quadwords = usize::from(self.0.config.features.sve_vl.unwrap_or(0)) + 1;

@@ -30,6 +30,8 @@ const GRANULES_PER_ENTRY: usize = 16;
 
 /// Cache and TLB maintenance around a change of hands; all of it for one granule, for all CPUs, complete on return.
 pub trait Maintenance {
+    /// Writes the line of `entry` to memory, where it survives a reset: complete with the next [`Self::flush`].
+    fn write_back<W>(&self, entry: &W);
     /// Cleans and invalidates the granule to the point of physical aliasing in `space` (DC CIPAPA).
     fn flush(&self, pa: u64, space: Gpi);
     /// Makes table writes visible and forgets cached table entries for `[pa, pa + size)` (DSB, TLBI RPALOS or PAALLOS, DSB).
@@ -184,6 +186,8 @@ impl<'a, W: Word> Gpt<'a, W> {
         // Lines of the target space that were fetched earlier must not come back over what is written from now on.
         maintenance.flush(pa, Gpi::REALM);
         replace(entry, seen, pa, Gpi::NS, Gpi::REALM)?;
+        // A reset from outside may lose what caches hold. What is left then of the granule's content is wiped because of this entry.
+        maintenance.write_back(entry);
         maintenance.forget(pa, GRANULE_SIZE);
         maintenance.flush(pa, Gpi::NS);
         Ok(())
@@ -200,6 +204,7 @@ impl<'a, W: Word> Gpt<'a, W> {
         maintenance.forget(pa, GRANULE_SIZE);
         maintenance.flush(pa, Gpi::REALM);
         maintenance.flush(pa, Gpi::NS);
+        // A reset that finds the entry older wipes a granule too many.
         replace(entry, seen, pa, Gpi::NO_ACCESS, Gpi::NS)?;
         maintenance.forget(pa, GRANULE_SIZE);
         Ok(())

@@ -93,6 +93,7 @@ impl Memory {
 struct Tlb<'a>(&'a Memory);
 
 impl Maintenance for Tlb<'_> {
+    fn write_back<W>(&self, _: &W) {}
     fn flush(&self, _: u64, _: Gpi) {}
     fn forget(&self, _: u64, _: u64) {
         // Every range that is named here is in the contiguous one, so the entry of that goes.

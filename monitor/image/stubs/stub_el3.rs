@@ -363,9 +363,11 @@ fn non_secure_call(frame: &mut Frame) {
             write32(0x090b_0004, 1);
             stop()
         }
-        // A call of an OEM: the RMM goes on at an address where there is nothing.
-        0xc300_0000 => {
-            context(true).frame.elr = 0;
+        // A call of an OEM: the RMM goes on at an address where there is nothing, if X1 is not 0.
+        0xc300_0000 if read32(PACKAGE + 40) != 7 => {
+            if x1 != 0 {
+                context(true).frame.elr = 0;
+            }
             0
         }
         // Another, if the package asks for interface 0.7: the realm at X1 has no RECs any more, as far as the RMM knows.
@@ -374,11 +376,12 @@ fn non_secure_call(frame: &mut Frame) {
     };
 }
 
-/// Clears the reference count of the RD at `rd`, if it is not 0, in the RMM's granule table: the place where the states of the granules
-/// from there on are those of a realm `stub_host` has made.
+/// Clears the reference count of the RD at `rd`, if it is not 0, in the RMM's granule table, and locks the granule behind it, as a CPU would
+/// leave it that failed in a command. Its place is where the states of the granules are those of a realm `stub_host` has made.
 fn miscount(rd: usize) -> u64 {
     const STATE: u32 = 0x7;
     const COUNT: u32 = 0xff_ff00;
+    const LOCKED: u32 = 1 << 31;
     /// RD, tables, data, REC.
     const STATES: [u32; 11] = [2, 6, 6, 6, 6, 6, 5, 5, 5, 5, 3];
     if rd == 0 {
@@ -390,6 +393,7 @@ fn miscount(rd: usize) -> u64 {
     match tables.map(|table| table + offset).find(|at| states_at(*at).eq(STATES)) {
         Some(at) => {
             write32(at, read32(at) & !COUNT);
+            write32(at + 4, read32(at + 4) | LOCKED);
             barrier();
             0
         }

@@ -312,20 +312,40 @@ fn suspended() {
     run.end();
 }
 
-/// Breaks the RMM on this CPU, if EL3 can do so: it does nothing here any more, and works on as before on the other.
+/// Breaks the RMM on this CPU, if EL3 can do so: it does nothing any more, also on the other CPU, which is in the midst of calls, and
+/// not when that starts anew.
 fn broken() {
-    if smc(&[BREAK_RMM])[0] != 0 {
+    if smc(&[BREAK_RMM, 0])[0] != 0 {
         return;
     }
     let mut run = Run::begin("broken");
+    start_second(&mut run, WATCH);
+    run.equal("break", smc(&[BREAK_RMM, 1])[0], 0);
     for _ in 0..2 {
         let answer = smc(&[VERSION, 0x10000, 2, 3, 4, 5]);
         run.equal("version", answer[0], u64::MAX);
         run.equal("registers", answer[5], 5);
     }
     run.equal("delegate", smc(&[DELEGATE, GRANULES])[0], u64::MAX);
-    use_second(&mut run, 3);
+    second_is_refused(&mut run);
     run.end();
+}
+
+/// Turns the second CPU on, and waits until it says that it is there.
+fn start_second(run: &mut Run, context: u64) {
+    DONE.store(0, Ordering::Relaxed);
+    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, context])[0], 0);
+    while DONE.load(Ordering::Acquire) == 0 {}
+}
+
+/// The command of the second CPU fails, and every one after it was off.
+fn second_is_refused(run: &mut Run) {
+    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
+    run.equal("watched", DONE.load(Ordering::Acquire), 2);
+    DONE.store(0, Ordering::Relaxed);
+    let answer = turn_on(WATCH);
+    run.equal("cpu-on-again", answer, 0);
+    run.equal("never-served", DONE.load(Ordering::Acquire), 2);
 }
 
 /// Names memory as the Host's that the manifest of `stub_el3` has and the machine has not: it answers with an external abort, and the
@@ -342,26 +362,24 @@ fn absent() {
     run.end();
 }
 
-/// Has the RMM find that a count is wrong, if EL3 can bring that about: it does nothing any more, also on the other CPU, which is in the
-/// midst of calls, and not when that starts anew.
+/// Has the RMM find that a count is wrong, if EL3 can bring that about: it does nothing any more, also on the other CPU, which waits for a
+/// granule that nobody gives back.
 fn stopped() -> bool {
     if smc(&[MISCOUNT, 0])[0] != 0 {
         return false;
     }
     let mut run = Run::begin("stopped");
     let (rd, rec) = realm::granules_of_one(&mut run);
-    DONE.store(0, Ordering::Relaxed);
-    run.equal("cpu-on", smc(&[CPU_ON, 1, second as *const () as u64, WATCH])[0], 0);
-    while DONE.load(Ordering::Acquire) == 0 {}
     run.equal("miscount", smc(&[MISCOUNT, rd])[0], 0);
+    LOCKED.store(rd + 0x1000, Ordering::Relaxed);
+    start_second(&mut run, WAIT);
+    // It says so before its command: in the time of this many that one has begun to wait.
+    let served = (0..1000).filter(|_| smc(&[VERSION, 0x10000])[0] == 0).count() as u64;
+    run.equal("served", served, 1000);
+    run.equal("waits", DONE.load(Ordering::Acquire), 1);
     run.equal("rec-destroy", smc(&[REC_DESTROY, rec])[0], u64::MAX);
     run.equal("version", smc(&[VERSION, 0x10000])[0], u64::MAX);
-    while smc(&[AFFINITY_INFO, 1, 0])[0] != 1 {}
-    run.equal("watched", DONE.load(Ordering::Acquire), 2);
-    DONE.store(0, Ordering::Relaxed);
-    let answer = turn_on(WATCH);
-    run.equal("cpu-on-again", answer, 0);
-    run.equal("never-served", DONE.load(Ordering::Acquire), 2);
+    second_is_refused(&mut run);
     run.end();
     true
 }
@@ -375,7 +393,10 @@ const LEAVE: u64 = 13;
 const LOOK: u64 = 14;
 /// Ask for the version until that fails: `DONE` is 1 once it was answered, 2 in the end.
 const WATCH: u64 = 15;
+/// Need the granule at `LOCKED`: `DONE` is 1 before, 2 once that failed as nothing is served any more.
+const WAIT: u64 = 16;
 
+static LOCKED: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// What ISR_EL1 of the second CPU showed.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
@@ -414,12 +435,17 @@ extern "C" fn second_main(context: u64) -> ! {
             DONE.store(2, Ordering::Release);
             smc(&[CPU_OFF]);
         }
+        WAIT => {
+            DONE.store(1, Ordering::Release);
+            let answer = smc(&[UNDELEGATE, LOCKED.load(Ordering::Relaxed)])[0];
+            DONE.store(if answer == u64::MAX { 2 } else { 3 }, Ordering::Release);
+            smc(&[CPU_OFF]);
+        }
         _ => {}
     }
     let mut run = Run::begin(match context {
         1 => "second",
         2 => "second-again",
-        3 => "second-alone",
         RESUMED => "second-resumed",
         _ => "second-anew",
     });

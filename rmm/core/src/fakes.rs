@@ -268,6 +268,10 @@ impl Platform for FakePlatform {
         panic!("the RMM stops: {why:?}")
     }
 
+    fn wait_for_lock() {
+        std::thread::yield_now();
+    }
+
     fn simd_aux_granules(&self) -> usize {
         1
     }

@@ -75,8 +75,6 @@ pub trait LockWord {
     fn release(&self, value: u32);
     /// Reads with relaxed ordering.
     fn peek(&self) -> u32;
-    /// Called between two tries.
-    fn relax();
 }
 
 impl LockWord for AtomicU32 {
@@ -88,9 +86,6 @@ impl LockWord for AtomicU32 {
     }
     fn peek(&self) -> u32 {
         self.load(Ordering::Relaxed)
-    }
-    fn relax() {
-        core::hint::spin_loop();
     }
 }
 
@@ -116,6 +111,7 @@ pub struct GranuleTable<'a, W = AtomicU32> {
     entries: &'a [GranuleEntry<W>],
     /// Those that are there, and behind them empty ones.
     banks: [Bank; MAX_BANKS],
+    wait: fn(),
 }
 
 /// Why a granule could not be locked. All of them are `RMI_ERROR_INPUT` to the Host.
@@ -151,12 +147,13 @@ pub enum TableError {
 }
 
 impl<'a, W: LockWord> GranuleTable<'a, W> {
-    /// A table over `banks` (ascending, apart), with one entry a granule.
+    /// A table over `banks` (ascending, apart), with one entry a granule. `wait` is called between two tries for a lock
+    /// ([`Platform::wait_for_lock`]).
     ///
     /// # Errors
     /// See [`TableError`].
-    pub fn new(banks: &[Bank], entries: &'a [GranuleEntry<W>]) -> Result<Self, TableError> {
-        let mut table = Self { entries, banks: [Bank { base: 0, size: 0 }; MAX_BANKS] };
+    pub fn new(banks: &[Bank], entries: &'a [GranuleEntry<W>], wait: fn()) -> Result<Self, TableError> {
+        let mut table = Self { entries, banks: [Bank { base: 0, size: 0 }; MAX_BANKS], wait };
         let mut end = 0;
         let mut granules = 0_u64;
         if banks.is_empty() || banks.len() > MAX_BANKS {
@@ -222,7 +219,7 @@ impl<'a, W: LockWord> GranuleTable<'a, W> {
             if entry.0.acquire(seen, seen | LOCKED).is_ok() {
                 break seen;
             }
-            W::relax();
+            (self.wait)();
         };
         let guard = GranuleGuard { entry, pa, word };
         // The bits are those of a state: only `set_state` writes them.
@@ -337,10 +334,24 @@ mod tests {
         Default::default()
     }
 
+    /// No other CPU has a lock.
+    fn alone() {
+        panic!("waits for a lock that nobody gives back");
+    }
+
+    #[test]
+    #[should_panic(expected = "waits for a lock that nobody gives back")]
+    fn who_waits_for_a_granule_leaves_it_to_the_machine_whether_to_go_on() {
+        let entries = entries();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let _guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
+        let _never = table.lock(LOW.base, GranuleState::Undelegated);
+    }
+
     #[test]
     fn a_table_needs_sound_banks_and_enough_entries() {
         let entries = entries();
-        let refused = |banks: &[Bank]| GranuleTable::new(banks, &entries).err();
+        let refused = |banks: &[Bank]| GranuleTable::new(banks, &entries, alone).err();
         assert_eq!(refused(&[LOW, HIGH]), None);
         let unaligned = Bank { base: LOW.base + 8, ..LOW };
         let ragged = Bank { size: LOW.size + 8, ..LOW };
@@ -364,7 +375,7 @@ mod tests {
     #[test]
     fn every_granule_of_every_bank_has_an_entry_of_its_own() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
         let granules = [LOW.base, LOW.base + GRANULE_SIZE, HIGH.base];
         for (pa, state) in
             granules.into_iter().zip([GranuleState::Rd, GranuleState::Rtt, GranuleState::RecAux])
@@ -384,13 +395,13 @@ mod tests {
     #[test]
     fn what_cannot_be_locked_says_why_and_stays_free() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
         let pair = |a, b| table.lock_pair((a, GranuleState::Undelegated), (b, GranuleState::Rd)).err();
         assert_eq!(pair(LOW.base, LOW.base), Some(LockError::Alias));
         assert_eq!(pair(LOW.base, HIGH.base + 8), Some(LockError::Alignment));
         assert_eq!(pair(LOW.base, 0), Some(LockError::Bound));
         assert_eq!(pair(LOW.base, HIGH.base), Some(LockError::State(GranuleState::Undelegated)));
-        // Were one still locked this would not return.
+        // Were one still locked this would wait.
         table
             .lock_pair((HIGH.base, GranuleState::Undelegated), (LOW.base, GranuleState::Undelegated))
             .unwrap();
@@ -399,7 +410,7 @@ mod tests {
     #[test]
     fn a_count_that_does_not_fit_stays_what_it_was() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         assert_eq!(guard.count(-1), Err(Miscounted));
         assert_eq!(guard.count(0xffff), Ok(()));
@@ -414,7 +425,7 @@ mod tests {
     #[test]
     fn state_count_and_reach_do_not_touch_each_other() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         guard.set_state(GranuleState::Rtt);
         guard.set_reach(REACH_MASK);

@@ -162,6 +162,10 @@ pub trait Platform {
     /// use. What the caller has locked stays locked.
     fn stop(&self, why: Broken) -> !;
 
+    /// Called again and again while another CPU has what this one needs: a granule, for the time of a command at most. Does not return
+    /// once the RMM has stopped, as whoever has the granule then keeps it.
+    fn wait_for_lock();
+
     /// How many auxiliary granules the SIMD state of a REC takes.
     fn simd_aux_granules(&self) -> usize;
 

@@ -31,7 +31,7 @@ impl<'a, P: Platform> Rmm<'a, P> {
     /// # Errors
     /// See [`TableError`].
     pub fn new(platform: P, banks: &[Bank], entries: &'a [GranuleEntry]) -> Result<Self, TableError> {
-        let granules = GranuleTable::new(banks, entries)?;
+        let granules = GranuleTable::new(banks, entries, P::wait_for_lock)?;
         let cpu = platform.features();
         Ok(Self {
             platform,

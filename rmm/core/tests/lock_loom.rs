@@ -21,9 +21,6 @@ impl LockWord for Word {
     fn peek(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
-    fn relax() {
-        thread::yield_now();
-    }
 }
 
 /// Granules 0 to 3 with a content each, which no lock of the checker's own protects.
@@ -55,7 +52,7 @@ impl Memory {
     }
 
     fn table(&self) -> Table<'_> {
-        GranuleTable::new(&[BANK], &self.entries).unwrap()
+        GranuleTable::new(&[BANK], &self.entries, thread::yield_now).unwrap()
     }
 
     /// A read and a write that only a lock makes one step. Relaxed: if the lock did not publish it, an old value would be

@@ -4,7 +4,7 @@ use crate::control::{HCR_RMM, SCTLR_OFF, SCTLR_ON};
 use crate::el3::{self, BOOT_COMPLETE, RMI_REQ_COMPLETE};
 use crate::machine::Machine;
 use crate::mmu;
-use crate::stop::{is_stopped, refuse, refuse_after};
+use crate::stop::{fail, is_stopped, refuse, refuse_after};
 use crate::{console, copy, run, slots};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -269,6 +269,5 @@ fn granule_table(granules: u64, shared_buffer: u64) -> Option<&'static [GranuleE
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    console::report(format_args!("{info}"));
-    refuse()
+    fail(format_args!("{info}"))
 }

@@ -3,22 +3,24 @@
 use crate::features::{self, Optional};
 use crate::simd::area_size;
 use crate::slots::Mapping;
+use crate::stop::{self, Stoppable};
 use crate::sysreg::{instruction, mrs, msr};
-use crate::{copy, el3, hash, mmu, run, stop};
+use crate::{copy, el3, hash, mmu, run};
 use realm_abi::rmm_el3::{CURVE_P384, El3Call, El3Code, P384_KEY_SIZE, SHARED_BUFFER_SIZE};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_rmm::Platform;
 use realm_rmm::cpu::{CpuContext, RealmExit, RunControls};
 use realm_rmm::granule::{Exclusive, Granule};
 use realm_rmm::platform::{Broken, CpuFeatures, El3Error, NsFault, SysReg, TlbScope};
-use spin::Mutex;
+use spin::RelaxStrategy;
+use spin::mutex::SpinMutex;
 
 /// This machine.
 pub struct Machine {
     pub cpu: CpuFeatures,
     optional: Optional,
     identity: [u64; features::IDENTITY_LEN],
-    shared: Mutex<SharedPage>,
+    shared: SpinMutex<SharedPage, Stoppable>,
 }
 
 impl Machine {
@@ -29,7 +31,7 @@ impl Machine {
             cpu: features::offered(&optional),
             identity: features::identity(),
             optional,
-            shared: Mutex::new(SharedPage { pa: shared_buffer }),
+            shared: SpinMutex::new(SharedPage { pa: shared_buffer }),
         }
     }
 
@@ -239,6 +241,10 @@ impl Platform for Machine {
 
     fn stop(&self, why: Broken) -> ! {
         stop::stop(why)
+    }
+
+    fn wait_for_lock() {
+        Stoppable::relax();
     }
 
     fn simd_aux_granules(&self) -> usize {

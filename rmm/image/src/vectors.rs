@@ -1,7 +1,7 @@
 //! Exceptions: those of realms end a run, those of the RMM itself are granule protection faults and external aborts of a copy, aborts of
 //! the translation of a realm's address, an FFR that is not there, or fatal.
 
-use crate::{console, mmu, stop};
+use crate::{mmu, stop};
 use core::arch::global_asm;
 
 /// What ended a run, in the order of the vectors.
@@ -181,8 +181,5 @@ unsafe extern "C" {
 
 /// An exception the RMM cannot have caused unless it is broken.
 extern "C" fn fatal(esr: u64, elr: u64, far: u64, link: u64) -> ! {
-    console::report(format_args!(
-        "exception in the RMM: ESR {esr:#x} ELR {elr:#x} FAR {far:#x} X30 {link:#x}"
-    ));
-    stop::refuse()
+    stop::fail(format_args!("exception in the RMM: ESR {esr:#x} ELR {elr:#x} FAR {far:#x} X30 {link:#x}"))
 }

@@ -28,6 +28,9 @@ impl Memory {
 struct Recorder(std::cell::RefCell<Vec<(&'static str, u64, u64)>>);
 
 impl Maintenance for Recorder {
+    fn write_back<W>(&self, entry: &W) {
+        self.0.borrow_mut().push(("write back", core::ptr::from_ref(entry) as u64, 0));
+    }
     fn flush(&self, pa: u64, space: Gpi) {
         self.0.borrow_mut().push(("flush", pa, space.bits().into()));
     }
@@ -111,6 +114,7 @@ fn a_delegated_granule_splits_its_range_and_only_its_range() {
         [
             ("forget", 0x4000_0000, 512 << 20),
             ("flush", 0x4000_1000, u64::from(Gpi::REALM.bits())),
+            ("write back", &raw const memory.l1[0] as u64, 0),
             ("forget", 0x4000_1000, 0x1000),
             ("flush", 0x4000_1000, u64::from(Gpi::NS.bits())),
         ]

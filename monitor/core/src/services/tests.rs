@@ -6,6 +6,7 @@ use core::sync::atomic::AtomicU64;
 struct Nothing;
 
 impl Maintenance for Nothing {
+    fn write_back<W>(&self, _entry: &W) {}
     fn flush(&self, _pa: u64, _space: Gpi) {}
     fn forget(&self, _pa: u64, _size: u64) {}
 }

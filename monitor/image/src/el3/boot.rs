@@ -11,6 +11,7 @@ use realm_monitor::layout::{self, CLUSTER_SHIFT, MAX_CPUS, Range};
 use realm_monitor::package::Package;
 use realm_monitor::psci::{Entry, Psci};
 use realm_monitor::services::Services;
+use realm_monitor::stage1::MAIR;
 
 global_asm!(
     include_str!("asm/start.s"),
@@ -23,6 +24,10 @@ global_asm!(
     stack_size = const context::STACK_SIZE,
     primary = sym primary,
     secondary = sym secondary,
+    root = sym stage1::RUNTIME,
+    tcr = const stage1::TCR,
+    mair = const MAIR,
+    sctlr_on = const stage1::SCTLR,
 );
 
 /// Says why the machine cannot start, and stops it.
@@ -74,9 +79,8 @@ pub extern "C" fn primary() -> ! {
     )
 }
 
-/// Any other CPU, once the first has let it go.
+/// Any other CPU, once the first has let it go. Translation is on.
 pub extern "C" fn secondary(cpu: usize) -> ! {
-    stage1::enable();
     gpt::enable();
     gic::init_cpu(cpu);
     if let Some(feature) = cpu::join() {

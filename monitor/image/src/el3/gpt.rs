@@ -11,9 +11,6 @@ use spin::Once;
 
 static GPT: Once<Gpt<'static>> = Once::new();
 
-/// Where the tables of its level 1 are.
-static TABLES: Once<Range> = Once::new();
-
 unsafe extern "C" {
     fn enable_gpt(gptbr: u64, gpccr: u64);
 }
@@ -48,19 +45,12 @@ pub fn build(board: &Board) -> Result<(), LayoutError> {
     let gpt = Gpt::new(l0, l1, tables.base);
     layout::assign(&gpt, board)?;
     GPT.call_once(|| gpt);
-    TABLES.call_once(|| tables);
+    // In memory, where [`wipe_what_was_left`] reads them after a reset: first the tables, then that they are there.
+    memory::clean(layout::GPT_L0);
+    memory::clean(tables);
     BUILT.store(BUILT_MARK, Ordering::Release);
     memory::clean(Range::new(&raw const BUILT as u64, size_of_val(&BUILT) as u64));
     Ok(())
-}
-
-/// Writes the table to memory, where [`wipe_what_was_left`] reads it after a reset. One that comes from outside may find entries
-/// there that are older.
-pub fn clean() {
-    memory::clean(layout::GPT_L0);
-    if let Some(tables) = TABLES.get() {
-        memory::clean(*tables);
-    }
 }
 
 /// [`BUILT`] if the tables in memory are those of an earlier boot. Nothing else is likely to be there after power came.
@@ -110,6 +100,11 @@ pub extern "C" fn granule_call(function: u32, pa: u64) -> i64 {
 pub struct Hardware;
 
 impl Maintenance for Hardware {
+    fn write_back<W>(&self, entry: &W) {
+        // SAFETY: DC CVAC cleans a line; nothing that can be read through the cache changes.
+        unsafe { core::arch::asm!("dc cvac, {}", in(reg) entry, options(nostack, preserves_flags)) };
+    }
+
     fn flush(&self, pa: u64, space: Gpi) {
         // NS in bit 63, NSE in bit 62.
         let space = match space {

@@ -207,10 +207,7 @@ impl Cpu {
                 }
             }
             Action::SystemOff => power::off(),
-            Action::SystemReset => {
-                gpt::clean();
-                power::reset()
-            }
+            Action::SystemReset => power::reset(),
         }
         true
     }

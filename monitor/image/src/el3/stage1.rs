@@ -8,13 +8,14 @@ use realm_monitor::stage1::{Kind, MAIR, MapError, PAGE_SIZE, Table, Tables};
 const TABLES: usize = 16;
 
 #[repr(C, align(4096))]
-struct Memory(UnsafeCell<[Table; TABLES]>);
+pub struct Memory(UnsafeCell<[Table; TABLES]>);
 
 // SAFETY: the tables are written by the first CPU before any other runs Rust code.
 unsafe impl Sync for Memory {}
 
 static BOOT: Memory = Memory(UnsafeCell::new([Table::EMPTY; TABLES]));
-static RUNTIME: Memory = Memory(UnsafeCell::new([Table::EMPTY; TABLES]));
+/// What every CPU has once the first is done with the boot.
+pub static RUNTIME: Memory = Memory(UnsafeCell::new([Table::EMPTY; TABLES]));
 
 unsafe extern "C" {
     static code_end: u8;
@@ -24,8 +25,9 @@ unsafe extern "C" {
 }
 
 /// 39 bits, 4 KiB granules, write-back inner shareable walks, 40 bits of physical address; RES1 bits.
-const TCR: u64 = 1 << 31 | 1 << 23 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 25;
-const SCTLR: u64 = SctlrEl3::ON.bits();
+pub const TCR: u64 = 1 << 31 | 1 << 23 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 25;
+/// Translation on, and what goes with it.
+pub const SCTLR: u64 = SctlrEl3::ON.bits();
 
 const fn between(start: u64, end: u64) -> Range {
     Range::new(start, end - start)
@@ -78,7 +80,7 @@ pub fn enable_for_boot() {
     unsafe { enable_mmu(BOOT.0.get() as u64, TCR, MAIR, SCTLR) };
 }
 
-/// Turns translation on with what is needed from now on.
+/// Turns translation on with what is needed from now on. The other CPUs do so when they start (`asm/start.s`).
 pub fn enable() {
     // SAFETY: the tables map everything that is used from now on at its own address.
     unsafe { enable_mmu(RUNTIME.0.get() as u64, TCR, MAIR, SCTLR) };

@@ -61,6 +61,12 @@ secondary:
     wfe
     b       5b
 6:  dmb     sy
+    // Translation first: what is written to a stack without it is not what is read through caches afterwards.
+    ldr     x0, ={root}
+    ldr     x1, ={tcr}
+    ldr     x2, ={mair}
+    ldr     x3, ={sctlr_on}
+    bl      enable_mmu
     mov     x0, x19
     bl      {secondary}
 
