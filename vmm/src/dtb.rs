@@ -11,7 +11,7 @@ const CLOCK_PHANDLE: u32 = 2;
 /// Interrupt kinds and flags of the GIC binding.
 const SPI: u32 = 0;
 const PPI: u32 = 1;
-const LEVEL_HIGH: u32 = 4;
+const EDGE_RISING: u32 = 1;
 const LEVEL_LOW: u32 = 8;
 /// The UART's shared interrupt, as the binding counts: 32 less than the GIC.
 pub const UART_SPI: u32 = 0;
@@ -140,7 +140,7 @@ fn write_uart(fdt: &mut FdtWriter, uart: &Region) -> FdtWriterResult<()> {
     fdt.property_string("compatible", "ns16550a")?;
     fdt.property_array_u64("reg", &reg(&[*uart]))?;
     fdt.property_u32("clocks", CLOCK_PHANDLE)?;
-    fdt.property_array_u32("interrupts", &[SPI, UART_SPI, LEVEL_HIGH])?;
+    fdt.property_array_u32("interrupts", &[SPI, UART_SPI, EDGE_RISING])?;
     fdt.end_node(node)
 }
 

@@ -43,6 +43,8 @@ pub struct RealmVm<'s, S: System> {
     shared_ram: u64,
     vcpus: Vec<Vcpu>,
     uart: Mutex<Uart>,
+    /// A page for arguments of the ioctls that input makes.
+    input_scratch: Mutex<u64>,
     exits: Mutex<BTreeMap<ExitReason, u64>>,
     stopping: AtomicBool,
 }

@@ -1,137 +1,154 @@
-//! An 8250 UART that only writes: what a realm's kernel prints.
+//! The realm's UART: an 8250, and what becomes of what is written to it.
 
-/// Divisor latch access bit of the line control register.
-const LCR_DLAB: u8 = 0x80;
-/// "Transmitter empty" bit of the interrupt enable register.
-const IER_THRE: u8 = 0x02;
-/// Line status: transmitter and holding register empty.
-const LSR_IDLE: u8 = 0x60;
-/// Modem status: carrier, ready, clear to send.
-const MSR_READY: u8 = 0xb0;
-const IIR_NONE: u8 = 0x01;
-const IIR_THRE: u8 = 0x02;
-/// Interrupt identification: the FIFOs are on.
-const IIR_FIFO: u8 = 0xc0;
-const FCR_FIFO: u8 = 0x01;
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use vm_superio::serial::NoEvents;
+use vm_superio::{Serial, Trigger};
 
 /// Bytes of output that are kept. A realm is not trusted with the memory of its VMM.
 pub(crate) const MAX_OUTPUT: usize = 16 << 20;
 
-/// The registers and what was written so far.
-#[derive(Debug, Default)]
-pub(crate) struct Uart {
-    ier: u8,
-    lcr: u8,
-    mcr: u8,
-    scratch: u8,
-    divisor: [u8; 2],
-    fifo: bool,
-    /// The transmitter became empty and nobody has been told.
-    empty: bool,
-    output: Vec<u8>,
+/// The registers, and what was written so far.
+pub(crate) struct Uart(Serial<Line, NoEvents, Output>);
+
+/// The interrupt, an edge, until it is delivered.
+#[derive(Default)]
+struct Line(AtomicBool);
+
+impl Trigger for Line {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Output {
+    kept: Vec<u8>,
+    shown: Option<Box<dyn Write + Send>>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = MAX_OUTPUT - self.kept.len();
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if let Some(shown) = &mut self.shown {
+            // A closed terminal is nothing the realm could notice.
+            let _ = shown.write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if let Some(shown) = &mut self.shown {
+            let _ = shown.flush();
+        }
+        Ok(())
+    }
+}
+
+impl Default for Uart {
+    fn default() -> Self {
+        Self(Serial::new(Line::default(), Output::default()))
+    }
 }
 
 impl Uart {
-    /// What a read of the register at `offset` (0 to 7) gives.
+    /// What a read of the register at `offset` gives.
     pub(crate) fn read(&mut self, offset: u64) -> u8 {
-        match offset {
-            0 | 1 if self.lcr & LCR_DLAB != 0 => self.divisor[offset as usize],
-            1 => self.ier,
-            2 => {
-                let fifo = if self.fifo { IIR_FIFO } else { 0 };
-                if self.interrupt() {
-                    self.empty = false;
-                    return fifo | IIR_THRE;
-                }
-                fifo | IIR_NONE
-            }
-            3 => self.lcr,
-            4 => self.mcr,
-            5 => LSR_IDLE,
-            6 => MSR_READY,
-            7 => self.scratch,
-            _ => 0,
-        }
+        u8::try_from(offset).map_or(0, |offset| self.0.read(offset))
     }
 
-    /// Writes the register at `offset` (0 to 7).
+    /// Writes the register at `offset`.
     pub(crate) fn write(&mut self, offset: u64, value: u8) {
-        match offset {
-            0 | 1 if self.lcr & LCR_DLAB != 0 => self.divisor[offset as usize] = value,
-            0 => {
-                if self.output.len() < MAX_OUTPUT {
-                    self.output.push(value);
-                }
-                self.empty = true;
-            }
-            1 => {
-                self.empty |= value & IER_THRE != 0 && self.ier & IER_THRE == 0;
-                self.ier = value;
-            }
-            2 => self.fifo = value & FCR_FIFO != 0,
-            3 => self.lcr = value,
-            4 => self.mcr = value,
-            7 => self.scratch = value,
-            _ => {}
+        if let Ok(offset) = u8::try_from(offset) {
+            // What is looped back to a full queue is lost, as on a real line.
+            let _ = self.0.write(offset, value);
         }
     }
 
-    /// Whether the interrupt line is high.
-    pub(crate) const fn interrupt(&self) -> bool {
-        self.empty && self.ier & IER_THRE != 0
+    /// Takes what somebody types, as much as there is room for; how much that was.
+    pub(crate) fn receive(&mut self, bytes: &[u8]) -> usize {
+        let some = &bytes[..bytes.len().min(self.0.fifo_capacity())];
+        if some.is_empty() { 0 } else { self.0.enqueue_raw_bytes(some).unwrap_or(0) }
+    }
+
+    /// Whether an interrupt has to be raised that was not taken here before.
+    pub(crate) fn take_interrupt(&self) -> bool {
+        self.0.interrupt_evt().0.swap(false, Ordering::Relaxed)
+    }
+
+    /// Shows what is written from now on.
+    pub(crate) fn show(&mut self, out: Box<dyn Write + Send>) {
+        self.0.writer_mut().shown = Some(out);
     }
 
     /// The first [`MAX_OUTPUT`] bytes written.
     pub(crate) fn output(&self) -> &[u8] {
-        &self.output
+        &self.0.writer().kept
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// Received data available, transmitter empty.
+    const IER_ALL: u8 = 0x03;
+
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
-    fn what_is_written_is_collected() {
-        let mut uart = Uart::default();
-        for byte in *b"hello" {
-            assert_eq!(uart.read(5), 0x60);
-            uart.write(0, byte);
-        }
-        assert_eq!(uart.output(), b"hello");
+    fn what_is_written_is_kept_and_shown() {
+        let (mut uart, screen) = (Uart::default(), Screen::default());
+        uart.write(0, b'a');
+        uart.show(Box::new(screen.clone()));
+        uart.write(0, b'b');
+        assert_eq!((uart.output(), &**screen.0.lock().unwrap()), (&b"ab"[..], &b"b"[..]));
     }
 
     #[test]
     fn a_realm_that_never_stops_writing_fills_no_more_than_the_limit() {
-        let mut uart = Uart { output: vec![0; MAX_OUTPUT - 1], ..Uart::default() };
+        let mut uart = Uart::default();
+        uart.0.writer_mut().kept = vec![0; MAX_OUTPUT - 1];
         uart.write(0, b'a');
         uart.write(0, b'b');
         assert_eq!((uart.output().len(), uart.output().last()), (MAX_OUTPUT, Some(&b'a')));
-        uart.write(1, IER_THRE);
-        assert!(uart.interrupt(), "the realm does not notice");
+        assert_eq!(uart.read(5) & 0x60, 0x60, "the realm does not notice");
     }
 
     #[test]
-    fn the_divisor_is_not_output() {
+    fn input_waits_for_room_and_raises_an_interrupt() {
         let mut uart = Uart::default();
-        uart.write(3, LCR_DLAB);
-        uart.write(0, 1);
-        assert_eq!((uart.read(0), uart.output().len()), (1, 0));
+        uart.write(1, IER_ALL);
+        uart.take_interrupt();
+        let taken = uart.receive(&[b'x'; 4096]);
+        assert!((1..4096).contains(&taken));
+        assert!(uart.take_interrupt() && !uart.take_interrupt());
+        assert_eq!(uart.receive(b"y"), 0);
+        assert_eq!(uart.read(0), b'x');
+        assert_eq!(uart.receive(b"yz"), 1);
     }
 
     #[test]
-    fn the_interrupt_follows_enable_write_and_acknowledge() {
+    fn a_register_that_is_not_there_does_nothing() {
         let mut uart = Uart::default();
-        uart.write(0, b'a');
-        assert!(!uart.interrupt());
-        uart.write(1, IER_THRE);
-        assert!(uart.interrupt());
-        assert_eq!(uart.read(2), IIR_THRE);
-        assert!(!uart.interrupt());
-        assert_eq!(uart.read(2), IIR_NONE);
-        uart.write(0, b'b');
-        assert!(uart.interrupt());
-        uart.write(1, 0);
-        assert!(!uart.interrupt());
+        uart.write(8, 1);
+        uart.write(0x100, b'a');
+        assert_eq!((uart.read(0x105), uart.output()), (0, &b""[..]));
     }
 }

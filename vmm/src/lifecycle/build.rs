@@ -29,6 +29,7 @@ impl<'s, S: System> RealmVm<'s, S> {
     ) -> Result<Self, VmError> {
         let mut resources = Resources::new(system);
         let scratch = resources.map(guest.layout.page_size)?;
+        let input_scratch = resources.map(guest.layout.page_size)?;
         let mut builder = Builder {
             caller: Caller::new(system, &settings.generation, scratch),
             resources,
@@ -62,6 +63,7 @@ impl<'s, S: System> RealmVm<'s, S> {
             shared_ram,
             vcpus,
             uart: Mutex::default(),
+            input_scratch: Mutex::new(input_scratch),
             exits: Mutex::new(BTreeMap::new()),
             stopping: AtomicBool::new(false),
         })

@@ -8,6 +8,7 @@ use realm_abi::kvm::{
     ExitMemoryFault, ExitMmio, ExitReason, Ioctl, IrqLevel, IrqLine, MEMORY_ATTRIBUTE_PRIVATE,
     MEMORY_FAULT_PRIVATE, MemoryAttributes, Run, SystemEvent, VcpuEvents,
 };
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use zerocopy::IntoBytes;
 
@@ -46,6 +47,39 @@ impl<S: System> RealmVm<'_, S> {
                 return Ok(stop);
             }
         }
+    }
+}
+
+impl<S: System> RealmVm<'_, S> {
+    /// Shows what the realm writes to its UART from now on.
+    pub fn show_console(&self, out: Box<dyn Write + Send>) {
+        lock(&self.uart).show(out);
+    }
+
+    /// Somebody types: as much as the UART has room for; how much that was.
+    ///
+    /// # Errors
+    /// If the interrupt cannot be raised.
+    pub fn type_in(&self, bytes: &[u8]) -> Result<usize, VmError> {
+        // One at a time: the scratch page is for one.
+        let scratch = lock(&self.input_scratch);
+        let mut uart = lock(&self.uart);
+        let taken = uart.receive(bytes);
+        let raise = uart.take_interrupt();
+        drop(uart);
+        if raise {
+            self.raise_uart(&self.caller(*scratch))?;
+        }
+        Ok(taken)
+    }
+
+    /// The UART's interrupt is an edge.
+    fn raise_uart(&self, caller: &Caller<'_, S>) -> Result<(), VmError> {
+        let irq = IrqLine::spi(FIRST_SPI + dtb::UART_SPI as u16).0;
+        for level in [1, 0] {
+            caller.with(self.vm, Ioctl::IrqLine, &IrqLevel { irq, level })?;
+        }
+        Ok(())
     }
 }
 
@@ -133,9 +167,7 @@ impl<S: System> VcpuThread<'_, '_, S> {
             return self.abort();
         }
         let offset = access.phys_addr - uart.base;
-        // The line follows the registers under one lock, so that another vCPU cannot overtake the change.
         let mut registers = lock(&self.vm.uart);
-        let before = registers.interrupt();
         if access.is_write != 0 {
             registers.write(offset, access.data[0]);
         } else {
@@ -143,10 +175,9 @@ impl<S: System> VcpuThread<'_, '_, S> {
             let data = self.vcpu.run + Run::EXIT_OFFSET as u64 + core::mem::offset_of!(ExitMmio, data) as u64;
             self.caller.write(data, &value)?;
         }
-        let level = registers.interrupt();
-        if level != before {
-            let irq = IrqLine::spi(FIRST_SPI + dtb::UART_SPI as u16).0;
-            self.caller.with(self.vm.vm, Ioctl::IrqLine, &IrqLevel { irq, level: level.into() })?;
+        if registers.take_interrupt() {
+            drop(registers);
+            self.vm.raise_uart(&self.caller)?;
         }
         Ok(())
     }
