@@ -88,7 +88,7 @@ fn installed(package: &str) -> bool {
 /// An apt of its own for foreign packages: own lists and cache, this machine's mirror and keys. Nothing is installed.
 pub struct ForeignApt {
     dir: PathBuf,
-    architecture: &'static str,
+    architecture: String,
     preferred_suite: &'static str,
 }
 
@@ -96,20 +96,20 @@ impl ForeignApt {
     /// Prepares `dir` and reads the package lists of two suites; what `preferred_suite` holds comes from there.
     pub fn new(
         dir: &Path,
-        architecture: &'static str,
+        architecture: &str,
         preferred_suite: &'static str,
         other_suite: &str,
     ) -> Result<Self> {
-        let apt = Self { dir: dir.to_owned(), architecture, preferred_suite };
+        let apt = Self { dir: dir.to_owned(), architecture: architecture.to_owned(), preferred_suite };
         for sub in ["lists/partial", "cache/archives/partial", "debs"] {
             let path = dir.join(sub);
             std::fs::create_dir_all(&path).map_err(Error::file(&path))?;
         }
         let mirror = mirror()?;
-        let sources: String = [preferred_suite, other_suite]
-            .iter()
-            .map(|suite| format!("deb [arch={architecture}{}] {} {suite} main\n", mirror.options, mirror.uri))
-            .collect();
+        let source = |suite: &str| {
+            format!("deb [arch={architecture}{}] {} {suite} main\n", mirror.options, mirror.archive(suite))
+        };
+        let sources = [source(preferred_suite), source(other_suite)].concat();
         let list = dir.join("sources.list");
         std::fs::write(&list, sources).map_err(Error::file(&list))?;
         shell::output(apt.command("apt-get").arg("update"))?;
@@ -168,6 +168,14 @@ struct Mirror {
     uri: String,
     /// Source options that name the keys, with a leading space.
     options: String,
+}
+
+impl Mirror {
+    /// Where a suite is: security updates are beside the rest on every mirror that has them.
+    fn archive(&self, suite: &str) -> String {
+        let rest = self.uri.trim_end_matches('/');
+        if suite.ends_with("-security") { format!("{rest}-security") } else { self.uri.clone() }
+    }
 }
 
 /// The mirror this machine gets Debian itself from: the first source with a suite named like a release.

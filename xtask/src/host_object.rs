@@ -17,16 +17,33 @@ const SPOILT: [&str; 4] = ["spoilt_panic", "spoilt_allocation", "spoilt_frame", 
 /// Where functions of the C code are put, far from everything else, one after the other.
 const OUTSIDE: usize = 0x1000;
 
+/// The static library without functions that break rules.
+pub fn build() -> Result<PathBuf> {
+    build_with(&[])
+}
+
+fn build_with(options: &[&str]) -> Result<PathBuf> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--quiet", "--locked", "--profile", "firmware", "--target", setup::TARGET]);
+    shell::run(cargo.args(["--package", "realm-host-object"]).args(options))?;
+    Ok(built().join("librealm_host_object.a"))
+}
+
+fn built() -> PathBuf {
+    shell::target().join(setup::TARGET).join("firmware")
+}
+
+/// The functions C code calls.
+pub fn entries() -> Result<Vec<String>> {
+    names("host/object/src", "extern \"C\" fn realm_")
+}
+
 /// Checks the object, and that the check finds what it is there for.
 pub fn check() -> Result {
     setup::firmware_target()?;
     step("the Host core's object", || {
-        shell::run(
-            shell::cargo()
-                .args(["build", "--quiet", "--locked", "--profile", "firmware", "--target", setup::TARGET])
-                .args(["--package", "realm-host-object", "--features", "spoilt"]),
-        )?;
-        let entries = names("host/object/src", "extern \"C\" fn realm_")?;
+        build_with(&["--features", "spoilt"])?;
+        let entries = entries()?;
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
         let (found, _) = look(&link("spoilt", &[&entries[..], &SPOILT].concat())?, &SPOILT)?;
         for name in SPOILT {
@@ -80,8 +97,7 @@ fn link(name: &str, entries: &[&str]) -> Result<PathBuf> {
     let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))?;
     let host = shell::output(shell::command("rustc").args(["--print", "host-tuple"]))?;
     let linker: PathBuf = [sysroot.trim(), "lib/rustlib", host.trim(), "bin/rust-lld"].iter().collect();
-    let built = shell::target().join(setup::TARGET).join("firmware");
-    let linked = built.join(format!("host-{name}.elf"));
+    let linked = built().join(format!("host-{name}.elf"));
     let mut command = shell::command(linker);
     command.args(["-flavor", "gnu", "-m", "aarch64elf", "--gc-sections", "--emit-relocs", "-o"]).arg(&linked);
     for entry in entries {
@@ -92,7 +108,7 @@ fn link(name: &str, entries: &[&str]) -> Result<PathBuf> {
     for (index, name) in outside.iter().map(String::as_str).chain([rules::PANIC]).enumerate() {
         command.arg(format!("--defsym={name}={:#x}", OUTSIDE + 16 * index));
     }
-    shell::run(command.arg(built.join("librealm_host_object.a")))?;
+    shell::run(command.arg(built().join("librealm_host_object.a")))?;
     Ok(linked)
 }
 

@@ -6,6 +6,7 @@ mod boot;
 mod debian;
 mod firmware_tests;
 mod fuzz;
+mod host_kernel;
 mod host_object;
 mod image;
 mod initrd;
@@ -13,6 +14,7 @@ mod kernel;
 mod linux;
 mod machine;
 mod miri;
+mod module;
 mod resets;
 mod run;
 mod setup;
@@ -47,6 +49,8 @@ enum Command {
     Debian(debian::Options),
     /// Check the Host core as an object for a kernel: no panic, no abort, small stack frames.
     Object,
+    /// Build kvm-realm.ko for a stock Debian kernel: target/module/RELEASE/kvm-realm.ko.
+    Module,
     /// Count instructions: every RMI command, and whole realm lives.
     Bench(bench::Options),
     /// Run the unit tests of the cores under Miri (nightly).
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Debian(options) => debian::debian(&options),
         Command::Object => host_object::check(),
+        Command::Module => module::command(),
         Command::Bench(options) => bench::bench(&options),
         Command::Miri => miri::miri(),
         Command::Fuzz(options) => fuzz::fuzz(&options),

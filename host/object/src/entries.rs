@@ -1,6 +1,7 @@
 //! What the module's C code calls. A file is what `realm_device_new` and `k_install_file` gave it.
 
 use crate::kernel::Kernel;
+use crate::log::write_line;
 use crate::process::Current;
 use realm_abi::Errno;
 use realm_alloc::{Box, try_uninit_box};
@@ -19,6 +20,28 @@ pub extern "C" fn realm_device_new(pinned: u64, users: u32) -> *mut File<Kernel>
         Ok(device) => Box::into_raw(Box::write(place, File::Device(device))),
         Err(_) => core::ptr::null_mut(),
     }
+}
+
+/// Writes what the machine offers, or why it makes no realms, in a line; returns its bytes.
+///
+/// # Safety
+/// `file` is a file that is not released; `buffer` is `size` bytes of the caller's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn realm_describe(file: *const File<Kernel>, buffer: *mut u8, size: usize) -> usize {
+    // SAFETY: the caller says so.
+    let File::Device(device) = (unsafe { &*file }) else { return 0 };
+    // SAFETY: the caller says so.
+    write_line(unsafe { core::slice::from_raw_parts_mut(buffer, size) }, format_args!("{}", device.status()))
+}
+
+/// Whether the machine can have realms.
+///
+/// # Safety
+/// `file` is a file that is not released.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn realm_makes_realms(file: *const File<Kernel>) -> bool {
+    // SAFETY: the caller says so.
+    matches!(unsafe { &*file }, File::Device(device) if device.rmm().info().is_some())
 }
 
 /// The device is not used any more; the module goes.
@@ -141,6 +164,10 @@ pub struct Counts {
     pub leaked: u64,
     /// VMs without files that the RMM has not let go of.
     pub unfinished: u64,
+    /// Granules the RMM was given.
+    pub delegated: u64,
+    /// Granules it gave back.
+    pub undelegated: u64,
 }
 
 /// Statistics of the device.
@@ -158,6 +185,8 @@ pub unsafe extern "C" fn realm_statistics(file: *const File<Kernel>, counts: *mu
         held: now.ledger.held(),
         leaked: now.ledger.leaked,
         unfinished: now.unfinished_vms as u64,
+        delegated: now.ledger.delegated,
+        undelegated: now.ledger.undelegated,
     };
     // SAFETY: the caller says so.
     unsafe { counts.write(new) };

@@ -130,11 +130,14 @@ impl Host for Kernel {
     }
 
     fn file(&self, fd: i32) -> Option<File<Self>> {
-        let file = shim::k_get_file(fd);
-        // SAFETY: it is null or what `install_file` handed out, and held until it is put.
-        let clone = unsafe { file.cast::<File<Self>>().as_ref() }.cloned()?;
-        shim::k_put_file(fd, file);
-        Some(clone)
+        let mut held = core::ptr::null_mut();
+        // SAFETY: `held` is a pointer's place.
+        let file = unsafe { shim::k_get_file(fd, &raw mut held) };
+        // SAFETY: it is null or what `install_file` handed out, and stays until it is put.
+        let clone = unsafe { file.cast::<File<Self>>().as_ref() }.cloned();
+        // SAFETY: it was held by the call above.
+        unsafe { shim::k_put_file(held) };
+        clone
     }
 
     fn create_irqchip(&self) -> Result<Arc<Lines>, Errno> {

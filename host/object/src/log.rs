@@ -35,8 +35,14 @@ pub unsafe extern "C" fn realm_format(message: *const c_void, buffer: *mut u8, s
     // SAFETY: the caller says so.
     let message = unsafe { &*message.cast::<Arguments<'_>>() };
     // SAFETY: the caller says so.
-    let mut line = Line(unsafe { core::slice::from_raw_parts_mut(buffer, size) });
+    write_line(unsafe { core::slice::from_raw_parts_mut(buffer, size) }, *message)
+}
+
+/// Writes as much of a message as fits; returns its bytes.
+pub fn write_line(buffer: &mut [u8], message: Arguments<'_>) -> usize {
+    let size = buffer.len();
+    let mut line = Line(buffer);
     // A line that ends early is better than none.
-    let _: Result = line.write_fmt(*message);
+    let _: Result = line.write_fmt(message);
     size.wrapping_sub(line.0.len())
 }

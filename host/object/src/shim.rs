@@ -66,10 +66,11 @@ unsafe extern "C" {
 
     /// A descriptor for a file; `kind` counts as the variants of `realm_host::File` do.
     pub fn k_install_file(kind: u32, file: *mut c_void) -> i32;
-    /// The file that was given to [`k_install_file`], held until [`k_put_file`]; null for a descriptor of something else.
-    pub safe fn k_get_file(fd: i32) -> *const c_void;
+    /// The file that was given to [`k_install_file`], null for a descriptor of something else. Whatever it is, it stays open until
+    /// [`k_put_file`] of what is written to `held`.
+    pub fn k_get_file(fd: i32, held: *mut *mut c_void) -> *const c_void;
     /// See [`k_get_file`].
-    pub safe fn k_put_file(fd: i32, file: *const c_void);
+    pub fn k_put_file(held: *mut c_void);
 
     /// `copy_from_user`.
     pub fn k_copy_from_user(to: *mut u8, from: u64, size: usize) -> i32;
