@@ -13,6 +13,13 @@ pub enum Failure {
     Failed(String),
     /// Exit code 2: bad input. Nothing was done.
     BadInput(String),
+    /// An exit code of its own: the realm ended in a way that is told by it.
+    Ended {
+        /// The code.
+        code: u8,
+        /// What to say; may be empty.
+        message: String,
+    },
 }
 
 impl Failure {
@@ -33,7 +40,7 @@ impl Failure {
     /// The message alone.
     pub fn into_message(self) -> String {
         match self {
-            Self::Failed(message) | Self::BadInput(message) => message,
+            Self::Failed(message) | Self::BadInput(message) | Self::Ended { message, .. } => message,
         }
     }
 
@@ -42,6 +49,7 @@ impl Failure {
         let code = match self {
             Self::Failed(_) => 1,
             Self::BadInput(_) => 2,
+            Self::Ended { code, .. } => code,
         };
         let message = self.into_message();
         if !message.is_empty() {

@@ -1,5 +1,7 @@
 //! `realm run`: a realm through its whole life.
 
+#[cfg(target_os = "linux")]
+mod kvm;
 mod program;
 mod report;
 mod steps;
@@ -11,7 +13,7 @@ use program::{Findings, Plan};
 use realm_abi::kvm::Generation;
 use realm_attest::token::{Expectations, PublicKey, Token, verify};
 use realm_machine::{Machine, MachineConfig, MachineHost, Process};
-use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, VmError};
+use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, System, VmError};
 use report::{Outcome, Report};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +52,10 @@ pub struct Options {
 /// Machines a realm can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum MachineKind {
+    /// All of it in this process, with a short program in the place of the kernel's instructions.
     Hosted,
+    /// This computer: arm64 with realms, and the module kvm-realm.
+    Kvm,
 }
 
 /// Most DRAM the hosted machine gets: its tables take memory here even where its DRAM does not.
@@ -59,20 +64,28 @@ const BLOCK: u64 = 0x20_0000;
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result {
-    let MachineKind::Hosted = options.machine;
     options.json.check()?;
     options.token.as_deref().map_or(Ok(()), |path| check_token(path, &options.json))?;
     let rpv = options.realm.rpv()?;
     let features = MachineConfig::FEATURES;
-    if let Some(bits) = options.realm.ipa_bits.filter(|bits| *bits > features.pa_bits) {
+    let hosted = options.machine == MachineKind::Hosted;
+    if let Some(bits) = options.realm.ipa_bits.filter(|bits| hosted && *bits > features.pa_bits) {
         let max = features.pa_bits;
         return Err(Failure::BadInput(format!("--ipa-bits {bits}: the hosted machine has at most {max}")));
     }
     let guest = options.realm.guest(&options.kernel)?;
-    let config = machine_config(&guest)?;
     let parameters = measure::parameters(&guest, options.realm.hash());
     let predicted = measure::predict(&guest, &parameters).map_err(Failure::bad_input)?;
+    let settings = RealmSettings {
+        hash: options.realm.hash(),
+        rpv: options.realm.rpv_given().then_some(rpv),
+        generation: Generation::V8,
+    };
+    if options.machine == MachineKind::Kvm {
+        return run_here(&guest, &settings, &predicted, &options.json);
+    }
     let challenge = options.challenge.map_or_else(random_challenge, Ok)?;
+    let config = machine_config(&guest)?;
 
     let machine = Machine::new(config)
         .map_err(|error| Failure::Failed(format!("the hosted machine cannot be built: {error:?}")))?;
@@ -80,11 +93,6 @@ pub fn run(options: &Options) -> Result {
     let plan = Arc::new(Plan::new(&guest, options.realm.hash(), rpv, challenge));
     let shared = (Arc::clone(&plan), Arc::clone(&findings));
     machine.set_guest(move |cpu| program::run(cpu, &shared.0, &shared.1));
-    let settings = RealmSettings {
-        hash: options.realm.hash(),
-        rpv: options.realm.rpv_given().then_some(rpv),
-        generation: Generation::V8,
-    };
     let device = MachineHost::boot(Arc::clone(&machine));
     let process = Process::new(&device);
     let mut recorder = Recorder::new(&guest, || {
@@ -167,26 +175,34 @@ fn told(error: VmError) -> Failure {
     if error.is_bad_input() { Failure::bad_input(error) } else { Failure::failed(error) }
 }
 
-/// Runs every vCPU on a thread of its own until the realm ends. When one cannot go on, all stop.
-fn run_vcpus(vm: &RealmVm<'_, Process>, cpus: u32) -> std::result::Result<(), VmError> {
+#[cfg(target_os = "linux")]
+use kvm::run as run_here;
+
+#[cfg(not(target_os = "linux"))]
+fn run_here(_: &Guest, _: &RealmSettings, _: &realm_attest::Measurement, _: &JsonOption) -> Result {
+    Err(Failure::BadInput("--machine kvm: this is no Linux".into()))
+}
+
+/// Runs every vCPU on a thread of its own until the realm ends. When one cannot go on, all stop: how the first did, if none has
+/// failed.
+fn run_vcpus<S: System>(vm: &RealmVm<'_, S>, cpus: u32) -> std::result::Result<Stop, VmError> {
+    let first = Mutex::new(None);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cpus)
-            .map(|id| {
-                scope.spawn(move || {
-                    let result = vm.run_vcpu(id);
-                    if result != Ok(Stop::Stopped) {
-                        vm.stop();
-                    }
-                    result
-                })
-            })
-            .collect();
-        let results = threads.into_iter().map(|thread| match thread.join() {
-            Ok(result) => result.map(drop),
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        results.fold(Ok(()), std::result::Result::and)
-    })
+        for id in 0..cpus {
+            let first = &first;
+            scope.spawn(move || {
+                let result = vm.run_vcpu(id);
+                let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                match (&*first, &result) {
+                    (None, _) | (Some(Ok(_)), Err(_)) => *first = Some(result),
+                    _ => {}
+                }
+                drop(first);
+                vm.stop();
+            });
+        }
+    });
+    first.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or(Ok(Stop::Stopped))
 }
 
 /// A machine that is large enough: the realm's memory as far as a short program can use it, the VMM's copy of the images,

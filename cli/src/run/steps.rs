@@ -57,6 +57,22 @@ pub struct Recorder<'a> {
     bar: ProgressBar,
 }
 
+impl Counters {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        let less = |now: &BTreeMap<&'static str, u64>, then: &BTreeMap<&'static str, u64>| {
+            now.iter().map(|(name, count)| (*name, count - then.get(name).unwrap_or(&0))).collect()
+        };
+        Self {
+            rmi_calls: less(&self.rmi_calls, &before.rmi_calls),
+            delegated: self.delegated - before.delegated,
+            undelegated: self.undelegated - before.undelegated,
+            leaked: self.leaked - before.leaked,
+            exits: less(&self.exits, &before.exits),
+        }
+    }
+}
+
 impl<'a> Recorder<'a> {
     /// A recorder for the life of a realm on a machine whose counters `counters` reads.
     pub fn new(guest: &'a Guest, counters: impl Fn() -> Counters + 'a) -> Self {
@@ -64,6 +80,12 @@ impl<'a> Recorder<'a> {
             if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.set_style(ProgressStyle::default_spinner());
         Self { guest, counters: Box::new(counters), begun: None, steps: Vec::new(), bar }
+    }
+
+    /// Shows nothing any more: the terminal is the realm's.
+    pub fn hide(&mut self) {
+        self.bar.finish_and_clear();
+        self.bar = ProgressBar::hidden();
     }
 
     /// What was counted.

@@ -1,0 +1,162 @@
+//! A realm on this computer: through the realm device of the module kvm-realm.
+
+use super::steps::{Counters, Recorder, StepCost};
+use super::{run_vcpus, told};
+use crate::output::{self, JsonOption};
+use crate::{Failure, Result};
+use realm_abi::kvm::SystemEvent;
+use realm_attest::Measurement;
+use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, System, VmError};
+use realm_vmm_linux::terminal::{Keys, RawMode, Typed};
+use realm_vmm_linux::{DEVICE, Linux, device_counters};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Exit code when the realm has asked to start anew.
+const RESET: u8 = 3;
+
+const HELP: &str = "\r\nCtrl-A x ends the realm, Ctrl-A Ctrl-A is Ctrl-A, Ctrl-A h is this.\r\n";
+
+/// The JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    predicted_rim: String,
+    rmi_calls: BTreeMap<&'static str, u64>,
+    granules: BTreeMap<&'static str, u64>,
+    exits: BTreeMap<String, u64>,
+    steps: &'a [StepCost],
+    machine: &'static str,
+    cpus: u32,
+    memory: u64,
+    ipa_bits: u8,
+    end: &'static str,
+    console: String,
+}
+
+/// Runs a realm with its console on standard input and output.
+pub fn run(guest: &Guest, settings: &RealmSettings, predicted: &Measurement, json: &JsonOption) -> Result {
+    let system = Linux::new(Path::new(DEVICE)).map_err(Failure::failed)?;
+    let before = counters();
+    let mut recorder = Recorder::new(guest, counters);
+    let vm = RealmVm::build(&system, guest, settings, &mut recorder).map_err(told)?;
+    if !json.goes_to(Path::new("-")) {
+        vm.show_console(Box::new(std::io::stdout()));
+    }
+    recorder.hide();
+    recorder.begin(Step::Run);
+    let stopped = with_console(&vm, guest.layout.cpus);
+    recorder.end(Step::Run);
+    let (console, exits) = (vm.output(), vm.exits());
+    let destroyed = vm.destroy(&mut recorder);
+    let statistics = recorder.finish();
+    let stop = stopped.and_then(|stop| destroyed.map(|()| stop)).map_err(told)?;
+    let lived = statistics.total.since(&before);
+    let report = Report {
+        predicted_rim: predicted.to_hex(),
+        rmi_calls: lived.rmi_calls.clone(),
+        granules: BTreeMap::from([
+            ("delegated", lived.delegated),
+            ("undelegated", lived.undelegated),
+            ("leaked", lived.leaked),
+        ]),
+        exits: exits.iter().map(|(reason, count)| (reason.to_string(), *count)).collect(),
+        steps: &statistics.steps,
+        machine: "kvm",
+        cpus: guest.layout.cpus,
+        memory: guest.layout.ram.size,
+        ipa_bits: guest.layout.ipa_bits,
+        end: name(stop),
+        console: String::from_utf8_lossy(&console).into_owned(),
+    };
+    json.write(&report, &explain(&report, &lived))?;
+    match stop {
+        Stop::Event(SystemEvent::RESET) => Err(Failure::Ended { code: RESET, message: String::new() }),
+        Stop::Event(SystemEvent::CRASH) => Err(Failure::Failed("the realm says that it has crashed".into())),
+        _ => Ok(()),
+    }
+}
+
+/// What the device has counted since the module was loaded.
+fn counters() -> Counters {
+    let counted = device_counters();
+    let of = |name: &str| counted.get(name).copied().unwrap_or(0);
+    Counters {
+        rmi_calls: BTreeMap::from([("all", of("rmi_calls"))]),
+        delegated: of("granules_delegated"),
+        undelegated: of("granules_undelegated"),
+        leaked: of("granules_lost"),
+        exits: BTreeMap::from([("all", of("rec_exits"))]),
+    }
+}
+
+const fn name(stop: Stop) -> &'static str {
+    match stop {
+        Stop::Event(SystemEvent::RESET) => "reset",
+        Stop::Event(SystemEvent::CRASH) => "crash",
+        Stop::Event(_) | Stop::RealmOff => "off",
+        Stop::Stopped => "left",
+    }
+}
+
+/// Runs the vCPUs while what is typed goes to the realm.
+fn with_console<S: System>(vm: &RealmVm<'_, S>, cpus: u32) -> std::result::Result<Stop, VmError> {
+    let raw = RawMode::enter();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| input(vm, raw.is_some(), &over));
+        let stop = run_vcpus(vm, cpus);
+        over.store(true, Ordering::SeqCst);
+        stop
+    })
+}
+
+/// Hands what is typed to the realm until that is over.
+fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
+    let mut keys = Keys::default();
+    let stdin = std::io::stdin();
+    while realm_vmm_linux::terminal::wait_for_input(over) {
+        match keys.read(stdin.lock(), escapes) {
+            Typed::Keys(bytes) => {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() && !over.load(Ordering::SeqCst) {
+                    match vm.type_in(rest) {
+                        Ok(0) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                        Ok(taken) => rest = &rest[taken..],
+                        Err(_) => return,
+                    }
+                }
+            }
+            Typed::Leave => return vm.stop(),
+            Typed::Help => {
+                let _ = std::io::stderr().write_all(HELP.as_bytes());
+            }
+            Typed::End => return,
+        }
+    }
+}
+
+fn explain(report: &Report<'_>, lived: &Counters) -> String {
+    let mut text = String::new();
+    let seconds: f64 = report.steps.iter().map(|step| step.seconds).sum();
+    let _ = writeln!(
+        text,
+        "\nThe realm ({} CPUs, {} of memory) is {}: {seconds:.1} s",
+        report.cpus,
+        output::bytes(report.memory),
+        report.end
+    );
+    let exits: Vec<String> = report.exits.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let _ = writeln!(text, "{}", output::list("KVM_RUN returned: ", &exits));
+    let sum = |counts: &BTreeMap<&'static str, u64>| counts.values().sum::<u64>();
+    let _ = writeln!(text, "RMI calls: {}, REC exits: {}", sum(&lived.rmi_calls), sum(&lived.exits));
+    let _ = writeln!(
+        text,
+        "Granules: {} delegated, {} came back, {} lost",
+        lived.delegated, lived.undelegated, lived.leaked
+    );
+    text
+}
