@@ -65,6 +65,23 @@ impl RealmOptions {
         self.rpv.as_deref().map_or(Ok([0; RPV_SIZE]), input::rpv)
     }
 
+    /// The file of the initial file system.
+    pub fn initrd(&self) -> Option<&Path> {
+        self.initrd.as_deref()
+    }
+
+    /// The options that are not about files, as another `realm run` takes them.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![
+            format!("--cpus={}", self.cpus),
+            format!("--memory={}", self.memory),
+            format!("--hash={}", hash_name(self.hash())),
+        ];
+        words.extend(self.append.as_ref().map(|append| format!("--append={append}")));
+        words.extend(self.ipa_bits.map(|bits| format!("--ipa-bits={bits}")));
+        words
+    }
+
     /// Whether a Realm Personalization Value was given.
     pub const fn rpv_given(&self) -> bool {
         self.rpv.is_some()

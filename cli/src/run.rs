@@ -3,8 +3,12 @@
 #[cfg(target_os = "linux")]
 mod kvm;
 mod program;
+#[cfg(target_os = "linux")]
+mod qemu;
 mod report;
 mod steps;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 use crate::output::{self, JsonOption};
 use crate::realm_options::RealmOptions;
@@ -45,8 +49,14 @@ pub struct Options {
     /// Save the attestation token.
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
+    /// Ctrl-A begins a command although standard input is no terminal.
+    #[arg(long, hide = true)]
+    escapes: bool,
     #[command(flatten)]
     json: JsonOption,
+    #[cfg(target_os = "linux")]
+    #[command(flatten)]
+    qemu: qemu::QemuOptions,
 }
 
 /// Machines a realm can run on.
@@ -56,6 +66,8 @@ enum MachineKind {
     Hosted,
     /// This computer: arm64 with realms, and the module kvm-realm.
     Kvm,
+    /// An emulated machine: QEMU, with this repository's firmware below a Debian kernel.
+    Qemu,
 }
 
 /// Most DRAM the hosted machine gets: its tables take memory here even where its DRAM does not.
@@ -81,8 +93,14 @@ pub fn run(options: &Options) -> Result {
         rpv: options.realm.rpv_given().then_some(rpv),
         generation: Generation::V8,
     };
-    if options.machine == MachineKind::Kvm {
-        return run_here(&guest, &settings, &predicted, &options.json);
+    #[cfg(target_os = "linux")]
+    match options.machine {
+        MachineKind::Hosted => {}
+        MachineKind::Kvm => return kvm::run(options, &guest, &settings, &predicted),
+        MachineKind::Qemu => return qemu::run(options, &guest),
+    }
+    if !hosted {
+        return Err(Failure::BadInput("this is no Linux: only --machine hosted runs here".into()));
     }
     let challenge = options.challenge.map_or_else(random_challenge, Ok)?;
     let config = machine_config(&guest)?;
@@ -173,14 +191,6 @@ fn live(
 /// An error of the VMM: bad input if other input would help.
 fn told(error: VmError) -> Failure {
     if error.is_bad_input() { Failure::bad_input(error) } else { Failure::failed(error) }
-}
-
-#[cfg(target_os = "linux")]
-use kvm::run as run_here;
-
-#[cfg(not(target_os = "linux"))]
-fn run_here(_: &Guest, _: &RealmSettings, _: &realm_attest::Measurement, _: &JsonOption) -> Result {
-    Err(Failure::BadInput("--machine kvm: this is no Linux".into()))
 }
 
 /// Runs every vCPU on a thread of its own until the realm ends. When one cannot go on, all stop: how the first did, if none has

@@ -2,6 +2,7 @@
 //! the first to the last, over any [`System`].
 #![forbid(unsafe_code)]
 
+pub mod cpio;
 pub mod dtb;
 mod guest;
 mod image;

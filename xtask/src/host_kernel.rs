@@ -24,7 +24,6 @@ pub struct HostKernel {
     /// What it calls itself (`uname -r`).
     pub release: String,
     /// Its arm64 `Image`.
-    #[allow(dead_code, reason = "booted by the slice that follows")]
     pub image: PathBuf,
     /// Configuration and generated headers: KBUILD_OUTPUT of a module's build.
     build: PathBuf,

@@ -12,6 +12,8 @@ pub struct GuestFiles {
     pub kernel: PathBuf,
     /// A cpio archive.
     pub initrd: PathBuf,
+    /// A static arm64 busybox.
+    pub busybox: PathBuf,
 }
 
 /// The suite with a kernel from 6.13 on: guest support for realms came with 6.13.
@@ -22,9 +24,13 @@ const META_PACKAGE: &str = "linux-image-cloud-arm64";
 /// The guest files, fetched once and kept below `target`.
 pub fn guest_files() -> Result<GuestFiles> {
     let dir = shell::target().join("guest");
-    let files = GuestFiles { kernel: dir.join("Image"), initrd: dir.join("initrd.cpio") };
-    if files.kernel.exists() && files.initrd.exists() {
-        return Ok(files);
+    let files = GuestFiles {
+        kernel: dir.join("Image"),
+        initrd: dir.join("initrd.cpio"),
+        busybox: dir.join("busybox"),
+    };
+    if files.kernel.exists() && files.busybox.exists() {
+        return files.pack();
     }
     step("fetch an arm64 Debian kernel and initrd", || {
         let apt = ForeignApt::new(&dir.join("apt"), "arm64", KERNEL_SUITE, USERLAND_SUITE)?;
@@ -34,15 +40,23 @@ pub fn guest_files() -> Result<GuestFiles> {
         apt.unpack("busybox-static", &unpacked)?;
         let busybox = find(&unpacked, "busybox")
             .ok_or_else(|| Error::Other("busybox-static holds no busybox".into()))?;
-        let archive = initrd::archive(&read(&busybox)?);
-        // Renamed into place last, so that an interrupted fetch is not taken for a whole one.
-        let staged = dir.join("initrd.cpio.new");
-        std::fs::write(&staged, archive).map_err(Error::file(&staged))?;
-        std::fs::rename(&staged, &files.initrd).map_err(Error::file(&files.initrd))?;
+        // The kernel last, so that an interrupted fetch is not taken for a whole one.
+        std::fs::rename(&busybox, &files.busybox).map_err(Error::file(&files.busybox))?;
         std::fs::rename(&image, &files.kernel).map_err(Error::file(&files.kernel))?;
         std::fs::remove_dir_all(&unpacked).map_err(Error::file(&unpacked))
     })?;
-    Ok(files)
+    files.pack()
+}
+
+impl GuestFiles {
+    /// Writes the initrd, if it is not what it is to be.
+    fn pack(self) -> Result<Self> {
+        let archive = initrd::guest(&read(&self.busybox)?);
+        if !std::fs::read(&self.initrd).is_ok_and(|old| old == archive) {
+            std::fs::write(&self.initrd, archive).map_err(Error::file(&self.initrd))?;
+        }
+        Ok(self)
+    }
 }
 
 /// Unpacks the packages behind the kernel's meta package until one of them brings the image. Which one does differs

@@ -15,6 +15,7 @@ mod linux;
 mod machine;
 mod miri;
 mod module;
+mod parts;
 mod resets;
 mod run;
 mod setup;

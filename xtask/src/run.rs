@@ -1,6 +1,6 @@
 //! The main job: a realm from a real kernel, through its whole life.
 
-use crate::kernel;
+use crate::{kernel, parts};
 use crate::shell::{self, Result};
 use crate::steps::step;
 use std::path::PathBuf;
@@ -9,6 +9,9 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(trailing_var_arg = true)]
 pub struct Options {
+    /// The machine: everything in this process, or emulated by QEMU.
+    #[arg(long, value_enum, default_value_t = MachineKind::Hosted)]
+    machine: MachineKind,
     /// An arm64 Linux Image of your own instead of Debian's.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -18,6 +21,13 @@ pub struct Options {
     /// More options for `realm run`, such as `--json -` or `--cpus 4` (see `realm run --help`).
     #[arg(allow_hyphen_values = true)]
     realm_options: Vec<String>,
+}
+
+/// Where the realm is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum MachineKind {
+    Hosted,
+    Qemu,
 }
 
 /// Sets up, builds the `realm` command and runs it.
@@ -32,12 +42,19 @@ pub fn run(options: &Options) -> Result {
     let realm = realm_binary()?;
     // The caller's directory, not the root: relative paths in the options are the caller's.
     let mut command = std::process::Command::new(realm);
-    command.args(["run", "--machine", "hosted", "--kernel"]).arg(kernel);
+    command.arg("run");
+    match options.machine {
+        MachineKind::Hosted => command.args(["--machine", "hosted"]),
+        MachineKind::Qemu => command.args(["--machine", "qemu", "--parts"]).arg(parts::build()?),
+    };
+    command.arg("--kernel").arg(kernel);
     if let Some(initrd) = initrd {
         command.arg("--initrd").arg(initrd);
     }
     shell::run(command.args(&options.realm_options))?;
-    eprintln!("The firmware runs on an emulated machine too: `cargo xtask boot`.");
+    if options.machine == MachineKind::Hosted {
+        eprintln!("The firmware runs on an emulated machine too: `cargo xtask boot`.");
+    }
     Ok(())
 }
 

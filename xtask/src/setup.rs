@@ -45,13 +45,18 @@ pub fn stable_components() -> Result {
 
 /// The Rust target of firmware.
 pub fn firmware_target() -> Result {
+    rust_target(TARGET)
+}
+
+/// The standard library for a target.
+pub fn rust_target(target: &str) -> Result {
     let mut probe = shell::command("rustc");
-    let libraries = shell::output(probe.args(["--print", "target-libdir", "--target", TARGET]))?;
+    let libraries = shell::output(probe.args(["--print", "target-libdir", "--target", target]))?;
     if Path::new(libraries.trim()).exists() {
         return Ok(());
     }
-    step(&format!("install the target {}", TARGET), || {
-        shell::run(shell::command("rustup").args(["target", "add", TARGET]))
+    step(&format!("install the target {target}"), || {
+        shell::run(shell::command("rustup").args(["target", "add", target]))
     })
 }
 

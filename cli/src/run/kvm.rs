@@ -2,7 +2,9 @@
 
 use super::steps::{Counters, Recorder, StepCost};
 use super::{run_vcpus, told};
-use crate::output::{self, JsonOption};
+use super::Options;
+use super::terminal::HELP;
+use crate::output;
 use crate::{Failure, Result};
 use realm_abi::kvm::SystemEvent;
 use realm_attest::Measurement;
@@ -18,8 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code when the realm has asked to start anew.
 const RESET: u8 = 3;
-
-const HELP: &str = "\r\nCtrl-A x ends the realm, Ctrl-A Ctrl-A is Ctrl-A, Ctrl-A h is this.\r\n";
 
 /// The JSON.
 #[derive(Serialize)]
@@ -38,7 +38,13 @@ struct Report<'a> {
 }
 
 /// Runs a realm with its console on standard input and output.
-pub fn run(guest: &Guest, settings: &RealmSettings, predicted: &Measurement, json: &JsonOption) -> Result {
+pub fn run(
+    options: &Options,
+    guest: &Guest,
+    settings: &RealmSettings,
+    predicted: &Measurement,
+) -> Result {
+    let json = &options.json;
     let system = Linux::new(Path::new(DEVICE)).map_err(Failure::failed)?;
     let before = counters();
     let mut recorder = Recorder::new(guest, counters);
@@ -48,7 +54,7 @@ pub fn run(guest: &Guest, settings: &RealmSettings, predicted: &Measurement, jso
     }
     recorder.hide();
     recorder.begin(Step::Run);
-    let stopped = with_console(&vm, guest.layout.cpus);
+    let stopped = with_console(&vm, guest.layout.cpus, options.escapes);
     recorder.end(Step::Run);
     let (console, exits) = (vm.output(), vm.exits());
     let destroyed = vm.destroy(&mut recorder);
@@ -103,11 +109,15 @@ const fn name(stop: Stop) -> &'static str {
 }
 
 /// Runs the vCPUs while what is typed goes to the realm.
-fn with_console<S: System>(vm: &RealmVm<'_, S>, cpus: u32) -> std::result::Result<Stop, VmError> {
+fn with_console<S: System>(
+    vm: &RealmVm<'_, S>,
+    cpus: u32,
+    escapes: bool,
+) -> std::result::Result<Stop, VmError> {
     let raw = RawMode::enter();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| input(vm, raw.is_some(), &over));
+        scope.spawn(|| input(vm, escapes || raw.is_some(), &over));
         let stop = run_vcpus(vm, cpus);
         over.store(true, Ordering::SeqCst);
         stop
