@@ -60,6 +60,7 @@ pub(crate) struct Fault {
 pub(crate) type Guest = Box<dyn FnMut(&mut RecRun) + Send>;
 
 type Mangle = Box<dyn FnMut(&RmiCommand, &mut RmiReply) + Send>;
+type Answer = Box<dyn FnMut(&RmiCommand) -> Option<RmiReply> + Send>;
 
 #[derive(Default)]
 struct Machine {
@@ -72,6 +73,7 @@ struct Machine {
     matched: u64,
     injected: u64,
     mangle: Option<Mangle>,
+    answer: Option<Answer>,
     largest: Option<usize>,
     commands: Vec<RmiCommand>,
     /// The granules of VMMs that are held: how often.
@@ -161,12 +163,18 @@ impl FakeHost {
         let mut machine = self.machine();
         machine.fault = None;
         machine.mangle = None;
+        machine.answer = None;
         machine.injected
     }
 
     /// Changes replies of the RMM after it did what it was asked.
     pub(crate) fn mangle(&self, mangle: impl FnMut(&RmiCommand, &mut RmiReply) + Send + 'static) {
         self.machine().mangle = Some(Box::new(mangle));
+    }
+
+    /// Lets the RMM answer without doing what it was asked, where `answer` has one.
+    pub(crate) fn answer(&self, answer: impl FnMut(&RmiCommand) -> Option<RmiReply> + Send + 'static) {
+        self.machine().answer = Some(Box::new(answer));
     }
 
     /// Refuses allocations of more than `pages`.
@@ -243,6 +251,13 @@ impl FakeHost {
     /// Host pages allocated now.
     pub(crate) fn pages(&self) -> usize {
         self.machine().blocks.values().sum()
+    }
+
+    /// Whether the page around this address is allocated.
+    pub(crate) fn is_allocated(&self, pa: u64) -> bool {
+        let machine = self.machine();
+        let block = machine.blocks.range(..=pa).next_back();
+        block.is_some_and(|(&base, &pages)| pa < base + (pages as u64) * self.page_size())
     }
 
     /// Granules of allocated pages that the RMM holds.

@@ -2,6 +2,7 @@
 
 use crate::fake::{ALWAYS, Step};
 mod run;
+mod teardown;
 
 use crate::fake::{FakeHost, Process};
 use crate::files::device::{Limits, StillHeld};

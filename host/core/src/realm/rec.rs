@@ -148,10 +148,15 @@ impl Rec {
         if let Some(rec) = slot {
             rmm.rmi().rec_destroy(rec.granule.pa())?;
         }
+        Self::take_back(slot, rmm);
+        Ok(())
+    }
+
+    /// The realm is destroyed, and a REC with it that the RMM would not destroy before: takes its granules back.
+    pub fn take_back<H: Host>(slot: &mut Option<Self>, rmm: &Rmm<H>) {
         if let Some(rec) = slot.take() {
             rec.give_back(rmm);
         }
-        Ok(())
     }
 
     fn give_back<H: Host>(self, rmm: &Rmm<H>) {

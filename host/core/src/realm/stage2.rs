@@ -22,6 +22,7 @@ mod tests;
 
 pub(crate) use shared::Shared;
 pub(crate) use spare::{Spare, Supply};
+pub(crate) use tables::Sweep;
 
 use crate::host::LockClass;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};

@@ -277,15 +277,6 @@ impl<H: Host> Stage2<'_, H> {
         Ok(())
     }
 
-    /// Releases everything: the realm is destroyed.
-    pub(crate) fn release_all(&self) {
-        for share in self.tables.blocks.iter() {
-            while let Some((_, block)) = { share.lock().pop_first() } {
-                self.release_mapped(block.shared);
-            }
-        }
-    }
-
     /// Releases what was mapped in a block whose entry or table is gone.
     pub(super) fn release_mapped(&self, shared: Shared) {
         match shared {
