@@ -13,6 +13,7 @@ pub(crate) use rmm::{Entry, Granule, MiniRmm};
 pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
 use crate::host::{GranuleBytes, PageBlock, Pinned};
+use crate::realm::{Pins, UserPins};
 use crate::rmm::Rmm;
 use crate::rmm::ledger::{Loss, MAX_LOSSES};
 use crate::{File, Host};
@@ -35,8 +36,15 @@ const WIPED: u8 = 0xaa;
 /// What a caller says that never stops, or whose view never changes.
 pub(crate) const ALWAYS: fn() -> bool = || true;
 pub(crate) const NEVER: fn() -> bool = || false;
-/// More than any test shares.
-pub(crate) const PIN_LIMIT: u64 = 1 << 30;
+/// Pins of a VM that may hold so much, of a user without a limit.
+pub(crate) fn pins(limit: u64) -> Pins {
+    Pins::new(limit, Arc::try_new(UserPins::new(0)).unwrap(), u64::MAX)
+}
+
+/// Pins with more room than any test needs.
+pub(crate) fn many_pins() -> Pins {
+    pins(1 << 30)
+}
 
 /// Something that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What processes do with files, and what ends all of it.
 
 use crate::fake::{ALWAYS, Step};
+mod pins;
 mod run;
 mod teardown;
 

@@ -99,8 +99,8 @@ impl<H: Host> Drop for Realm<H> {
         };
         let tables = self.tables.of(&self.rmm, live.rd.pa());
         tables.lose_tables(why);
-        if tables.pinned() > 0 {
-            let held = tables.pinned();
+        let held = self.pinned();
+        if held > 0 {
             let text = "bytes of a VMM's memory stay in place: the realm may still reach them";
             self.rmm.host().warn(format_args!("{held} {text}"));
         }

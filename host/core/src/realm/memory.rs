@@ -1,6 +1,6 @@
 //! A realm's memory: RIPAS, population, faults, mappings and their removal.
 
-use super::Realm;
+use super::{Pins, Realm};
 use crate::Host;
 use crate::error::{Operation, RealmError};
 use crate::host::Pinned;
@@ -278,8 +278,8 @@ impl<H: Host> Realm<H> {
     /// is a block, its block as one entry. The memory is held until it is unmapped; what is not mapped is released.
     ///
     /// # Errors
-    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`], or a
-    /// command failed; nothing is mapped then.
+    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`],
+    /// [`RealmError::TooMuchPinnedByUser`], or a command failed; nothing is mapped then.
     #[inline(never)]
     pub fn map_shared(
         &self,
@@ -312,7 +312,13 @@ impl<H: Host> Realm<H> {
     /// Bytes of the VMM's memory that are held because the realm can reach them.
     #[must_use]
     pub fn pinned(&self) -> u64 {
-        self.tables.of(&self.rmm, 0).pinned()
+        self.tables.pins().bytes()
+    }
+
+    /// What counts them.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        self.tables.pins()
     }
 
     /// Gathers what it takes to take `[base, base + size)` away where blocks have to be split, with no lock held; as much of it
