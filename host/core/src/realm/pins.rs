@@ -84,3 +84,35 @@ fn add(sum: &AtomicU64, size: u64, limit: u64) -> bool {
     let more = |now: u64| now.checked_add(size).filter(|sum| *sum <= limit);
     sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+    fn vms_that_pin_at_once_get_no_more_than_their_user_may_hold() {
+        // Of four VMs three can have what they want at a time.
+        const EACH: u64 = 3;
+        let of_user = Arc::try_new(UserPins::new(7)).unwrap();
+        let vms: std::vec::Vec<_> = (0..4).map(|_| Pins::new(EACH, of_user.clone(), 3 * EACH)).collect();
+        let start = std::sync::Barrier::new(vms.len());
+        std::thread::scope(|threads| {
+            for vm in &vms {
+                threads.spawn(|| {
+                    start.wait();
+                    for _ in 0..500_000 {
+                        let charged = vm.charge(EACH);
+                        assert!(of_user.bytes() <= 3 * EACH);
+                        if charged.is_ok() {
+                            vm.discharge(EACH);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((of_user.bytes(), vms.iter().map(Pins::bytes).sum::<u64>()), (0, 0));
+        let charged = vms.iter().map(|vm| vm.charge(EACH)).filter(Result::is_ok);
+        assert_eq!((charged.count(), of_user.bytes()), (3, 3 * EACH));
+    }
+}
