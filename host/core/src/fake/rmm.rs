@@ -310,14 +310,14 @@ impl MiniRmm {
             }
             RmiCommand::RttReadEntry { rd, ipa, level } => {
                 let (level, entry) = self.realm(rd)?.entry(ipa, level);
-                let (state, ripas) = match entry {
-                    Entry::Unassigned(ripas) => (RttEntryState::UNASSIGNED, ripas),
-                    Entry::Assigned(_, ripas) => (RttEntryState::ASSIGNED, ripas),
-                    Entry::UnassignedNs => (RttEntryState::UNASSIGNED, Ripas::EMPTY),
-                    Entry::AssignedNs(_) => (RttEntryState::ASSIGNED, Ripas::EMPTY),
-                    Entry::Table(_) => (RttEntryState::TABLE, Ripas::EMPTY),
+                let (state, desc, ripas) = match entry {
+                    Entry::Unassigned(ripas) => (RttEntryState::UNASSIGNED, 0, ripas),
+                    Entry::Assigned(pa, ripas) => (RttEntryState::ASSIGNED, pa, ripas),
+                    Entry::UnassignedNs => (RttEntryState::UNASSIGNED, 0, Ripas::EMPTY),
+                    Entry::AssignedNs(desc) => (RttEntryState::ASSIGNED, desc.0, Ripas::EMPTY),
+                    Entry::Table(pa) => (RttEntryState::TABLE, pa, Ripas::EMPTY),
                 };
-                Ok([level.cast_unsigned(), state.0.into(), 0, ripas.0.into()])
+                Ok([level.cast_unsigned(), state.0.into(), desc, ripas.0.into()])
             }
             other => unreachable!("the tests of these modules do not use {other:?}"),
         }

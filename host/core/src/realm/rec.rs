@@ -5,6 +5,7 @@ use crate::error::RealmError;
 use crate::realm::Realm;
 use crate::rmm::Rmm;
 use crate::rmm::granule::{DelegatedGranule, OwnedGranule};
+use crate::rmm::rmi::RmiError;
 use realm_abi::rmi::{MAX_REC_AUX, REC_CREATE_GPRS, RecFlags, RecParams};
 use realm_alloc::Vec;
 use zerocopy::{FromZeros, transmute_mut};
@@ -101,6 +102,8 @@ impl RecParts {
         match created {
             Ok(()) => Ok(rec),
             Err(error) => {
+                // A REC that the RMM made and denies would keep the realm for ever.
+                let _: Result<(), RmiError> = rmm.rmi().rec_destroy(rec.granule.pa());
                 rec.give_back(rmm);
                 Err(error)
             }

@@ -1,6 +1,7 @@
 //! A VM that ends while the RMM answers wrongly: each command of a teardown, each way to answer it.
 
 use super::*;
+use crate::realm::rec::{RecConfig, RecParts};
 use realm_abi::rmi::{ReturnCode, RmiReply};
 
 /// More commands than any teardown here takes; only one that does not end makes as many.
@@ -198,8 +199,15 @@ fn a_teardown_ends_whatever_data_destroy_answers() {
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_teardown_ends_whatever_is_answered_for_a_table() {
     let create = RmiCommand::RttCreate { rd: 0, rtt: 0, ipa: 0, level: 0 }.fid();
-    for (answer, lies, gone) in [(Refuses, Once, WithTheNextTry), (Refuses, Always, Afterwards)] {
-        end_with(create, answer, Nothing, lies, 0, gone);
+    for (answer, does, lies, gone) in [
+        (Refuses, Nothing, Once, WithTheNextTry),
+        (Refuses, Nothing, Always, Afterwards),
+        (Blocked(2), Nothing, Once, WithTheNextTry),
+        (Refuses, It, Once, AtOnce),
+        (Refuses, It, Always, AtOnce),
+        (Blocked(2), It, Always, AtOnce),
+    ] {
+        end_with(create, answer, does, lies, 0, gone);
     }
     let fid = RmiCommand::RttDestroy { rd: 0, ipa: 0, level: 0 }.fid();
     for (answer, does, lies, lost, gone) in [
@@ -306,4 +314,45 @@ fn what_the_rmm_lets_go_of_comes_back_although_the_realm_has_to_stay() {
     host.stop_injecting();
     assert_eq!(machine.device.reclaim(), 0);
     machine.assert_nothing_is_left();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
+fn a_realm_goes_that_has_what_the_rmm_denied() {
+    let machine = Machine::new(Limits::default());
+    let process = machine.process(1);
+    let (host, rmm) = (machine.device.host(), machine.device.rmm());
+    let fds = machine.create_realm(&process);
+    {
+        let File::Vm(vm) = machine.get(fds[0]) else { panic!("it is a VM") };
+        let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
+        let range = slot.private_range(&slot.range()).unwrap();
+        let page = RAM + 3 * BLOCK_SIZE;
+        vm.realm.fault_private(&range, page, &ALWAYS, &|| false).unwrap();
+        lie(host, RmiCommand::DataCreateUnknown { rd: 0, data: 0, ipa: 0 }.fid(), Refuses, It, Once);
+        vm.realm.fault_private(&range, page + BLOCK_SIZE / 2, &ALWAYS, &|| false).unwrap_err();
+        host.stop_injecting();
+    }
+    assert_eq!(rmm.ledger().snapshot().leaked, 1, "the RMM did not give it back");
+    machine.close(&fds);
+    let now = rmm.ledger().snapshot();
+    assert_eq!((now.leaked, now.held(), rmm.vmids().reserved(), machine.device.vms().count()), (1, 0, 0, 0));
+    assert_eq!((host.pages(), host.held()), (1, 0));
+}
+
+#[test]
+fn a_rec_that_was_made_and_denied_keeps_nothing() {
+    let rmm = FakeHost::started(12);
+    let realm = crate::realm::Realm::new(rmm.clone(), 33, crate::fake::many_pins()).unwrap();
+    let cpu = crate::realm::CpuParams { sve_vl: None, num_bps: 1, num_wps: 1, pmu_num_ctrs: None };
+    realm.create(&cpu).unwrap();
+    let config = RecConfig { mpidr: 0, pc: 0, gprs: [0; 8], runnable: true };
+    lie(rmm.host(), RmiCommand::RecCreate { rd: 0, rec: 0, params_ptr: 0 }.fid(), Refuses, It, Once);
+    let denied = RecParts::gather(&realm).unwrap().create(&realm, &config).unwrap_err();
+    assert_eq!(denied.errno(), Errno::ENXIO);
+    assert_eq!(realm.destroy(), Ok(()));
+    assert_eq!(
+        (rmm.ledger().snapshot().leaked, rmm.ledger().snapshot().held(), rmm.host().pages()),
+        (0, 0, 0)
+    );
 }

@@ -70,7 +70,7 @@ impl<H: Host> Stage2<'_, H> {
         }
     }
 
-    /// Destroys the data granule at `place` and takes it back, if the realm has it. A block is split first.
+    /// Destroys the data granule at `place` and takes it back, if it is not lost. A block is split first.
     ///
     /// When the RMM says that another granule was there ours is nowhere that could be asked about again: of a realm that goes
     /// it is lost. All else that goes wrong may go right the next time, or is settled when the realm is destroyed
@@ -84,7 +84,11 @@ impl<H: Host> Stage2<'_, H> {
         tidy: Tidy,
     ) -> Result<(), Stop> {
         let &mut Place { ref mut chunk, index, ipa } = place;
-        let Some(expected) = chunk.realm_pa(index) else { return Ok(()) };
+        let Some(expected) = chunk.realm_pa(index) else {
+            // It is lost, and stays so; but it may be because the RMM put it there and did not say so.
+            let _: Result<Removal, RmiError> = self.rmm.rmi().data_destroy(self.rd, ipa);
+            return Ok(());
+        };
         let command = RmiCommand::DataDestroy { rd: self.rd, ipa };
         let mut removal = self.rmm.rmi().data_destroy(self.rd, ipa)?;
         if let Removal::Blocked { level } = removal
@@ -380,16 +384,13 @@ impl<H: Host> Stage2<'_, H> {
         work: &mut Removing,
     ) -> Result<usize, Stop> {
         let count = usize::try_from(piece.size / GRANULE_SIZE).unwrap_or(usize::MAX);
-        if !chunk.has_realm() {
-            return Ok(count);
-        }
-        for offset in 0..count {
-            let (index, ipa) = (first.saturating_add(offset), piece.ipa.saturating_add(bytes(offset)));
-            if chunk.realm_pa(index).is_none() {
-                continue;
-            }
+        let (mut from, end) = (first, first.saturating_add(count));
+        // What is lost a realm that goes may still have.
+        while let Some(index) = chunk.next_of_realm(from, end, work.tidy == Tidy::Destroy) {
+            let offset = index.saturating_sub(first);
             let Some(fewer) = work.left.checked_sub(1) else { return Ok(offset) };
             work.left = fewer;
+            let ipa = piece.ipa.saturating_add(bytes(offset));
             match self.unassign(blocks, spare, &mut Place { chunk: &mut *chunk, index, ipa }, work.tidy) {
                 Ok(()) => {}
                 Err(Stop::Failed(error)) => {
@@ -397,6 +398,7 @@ impl<H: Host> Stage2<'_, H> {
                 }
                 Err(short @ Stop::Short(_)) => return Err(short),
             }
+            from = index.saturating_add(1);
         }
         Ok(count)
     }

@@ -7,7 +7,7 @@ use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
 use crate::rmm::granule::DelegatedGranule;
 use crate::rmm::rmi::{Failure, Removal, RmiError, implausible};
 use crate::{Host, Lock};
-use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, RmiCommand};
+use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, RmiCommand, RttEntryState};
 
 /// Tables destroyed in one piece of work.
 const TABLES_PER_PIECE: usize = super::PIECE;
@@ -152,12 +152,25 @@ impl<H: Host> Stage2<'_, H> {
             }
         };
         let Err(error) = result else { return Ok(()) };
+        if self.is_table(pa, base, level) {
+            return Ok(());
+        }
         let granule = upper.remove(index);
         drop(upper);
         if let Some(granule) = granule {
             self.put_back(spare, granule);
         }
         already_there(error, level)
+    }
+
+    /// Whether the RMM made the table at `level` for `base` of this granule, whatever it answered: one that the Host does not
+    /// know of would keep the realm for ever.
+    #[inline(never)]
+    fn is_table(&self, granule: u64, base: u64, level: i64) -> bool {
+        let parent = level.saturating_sub(1);
+        let Ok(reply) = self.rmm.rmi().rtt_read_entry(self.rd, base, parent) else { return false };
+        let (at, state, desc, _) = reply.read_entry();
+        at == parent && state == RttEntryState::TABLE && desc == granule
     }
 
     /// Puts a granule back of which no table was made.
@@ -181,6 +194,7 @@ impl<H: Host> Stage2<'_, H> {
         };
         let error = match self.rmm.rmi().rtt_create(self.rd, granule.pa(), base, level) {
             Ok(()) => return Ok(Some(granule)),
+            Err(_) if self.is_table(granule.pa(), base, level) => return Ok(Some(granule)),
             Err(error) => error,
         };
         self.put_back(spare, granule);
