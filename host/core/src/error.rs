@@ -79,6 +79,11 @@ pub enum RealmError {
         /// Bytes.
         limit: u64,
     },
+    /// More would be held in place than the VMs of one user may hold.
+    TooMuchPinnedByUser {
+        /// Bytes.
+        limit: u64,
+    },
     /// The thread is about to die.
     Killed,
     /// Private memory is already mapped here.
@@ -105,7 +110,9 @@ impl RealmError {
                 Operation::Activate | Operation::Run => Errno::EINVAL,
             },
             Self::BadRange { .. } | Self::BadParameter { .. } => Errno::EINVAL,
-            Self::NoMemory | Self::NoVmid | Self::TooMuchPinned { .. } => Errno::ENOMEM,
+            Self::NoMemory | Self::NoVmid | Self::TooMuchPinned { .. } | Self::TooMuchPinnedByUser { .. } => {
+                Errno::ENOMEM
+            }
             Self::Killed => Errno::EINTR,
             Self::MemoryLost { .. } | Self::AlreadyPopulated { .. } => Errno::ENXIO,
             Self::Rmi(error) => error.errno(),
@@ -166,6 +173,13 @@ impl fmt::Display for RealmError {
                 write!(
                     f,
                     "the realm would share more than the {} MiB of memory a VM may hold in place",
+                    limit >> 20
+                )
+            }
+            Self::TooMuchPinnedByUser { limit } => {
+                write!(
+                    f,
+                    "the realms of this user would share more than the {} MiB of memory a user may hold in place",
                     limit >> 20
                 )
             }

@@ -13,6 +13,7 @@ pub(crate) use rmm::{Entry, Granule, MiniRmm};
 pub(crate) use rules::{KILLED, ON_ALLOC, ON_UNLOCK};
 
 use crate::host::{GranuleBytes, PageBlock, Pinned};
+use crate::realm::{Pins, UserPins};
 use crate::rmm::Rmm;
 use crate::rmm::ledger::{Loss, MAX_LOSSES};
 use crate::{File, Host};
@@ -35,8 +36,15 @@ const WIPED: u8 = 0xaa;
 /// What a caller says that never stops, or whose view never changes.
 pub(crate) const ALWAYS: fn() -> bool = || true;
 pub(crate) const NEVER: fn() -> bool = || false;
-/// More than any test shares.
-pub(crate) const PIN_LIMIT: u64 = 1 << 30;
+/// Pins of a VM that may hold so much, of a user without a limit.
+pub(crate) fn pins(limit: u64) -> Pins {
+    Pins::new(limit, Arc::try_new(UserPins::new(0)).unwrap(), u64::MAX)
+}
+
+/// Pins with more room than any test needs.
+pub(crate) fn many_pins() -> Pins {
+    pins(1 << 30)
+}
 
 /// Something that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,7 @@ pub(crate) struct Fault {
 pub(crate) type Guest = Box<dyn FnMut(&mut RecRun) + Send>;
 
 type Mangle = Box<dyn FnMut(&RmiCommand, &mut RmiReply) + Send>;
+type Answer = Box<dyn FnMut(&RmiCommand) -> Option<RmiReply> + Send>;
 
 #[derive(Default)]
 struct Machine {
@@ -72,6 +81,7 @@ struct Machine {
     matched: u64,
     injected: u64,
     mangle: Option<Mangle>,
+    answer: Option<Answer>,
     largest: Option<usize>,
     commands: Vec<RmiCommand>,
     /// The granules of VMMs that are held: how often.
@@ -161,12 +171,18 @@ impl FakeHost {
         let mut machine = self.machine();
         machine.fault = None;
         machine.mangle = None;
+        machine.answer = None;
         machine.injected
     }
 
     /// Changes replies of the RMM after it did what it was asked.
     pub(crate) fn mangle(&self, mangle: impl FnMut(&RmiCommand, &mut RmiReply) + Send + 'static) {
         self.machine().mangle = Some(Box::new(mangle));
+    }
+
+    /// Lets the RMM answer without doing what it was asked, where `answer` has one.
+    pub(crate) fn answer(&self, answer: impl FnMut(&RmiCommand) -> Option<RmiReply> + Send + 'static) {
+        self.machine().answer = Some(Box::new(answer));
     }
 
     /// Refuses allocations of more than `pages`.
@@ -243,6 +259,13 @@ impl FakeHost {
     /// Host pages allocated now.
     pub(crate) fn pages(&self) -> usize {
         self.machine().blocks.values().sum()
+    }
+
+    /// Whether the page around this address is allocated.
+    pub(crate) fn is_allocated(&self, pa: u64) -> bool {
+        let machine = self.machine();
+        let block = machine.blocks.range(..=pa).next_back();
+        block.is_some_and(|(&base, &pages)| pa < base + (pages as u64) * self.page_size())
     }
 
     /// Granules of allocated pages that the RMM holds.

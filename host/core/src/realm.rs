@@ -7,6 +7,7 @@ mod create;
 mod destroy;
 pub mod ipa;
 mod memory;
+mod pins;
 pub(crate) mod rec;
 pub(crate) mod stage2;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 pub use crate::error::{Operation, Phase, RealmError};
 pub use create::Parts;
 pub use memory::{Fault, PopulateRun, RipasChange, SharedFault};
+pub use pins::{Pins, UserPins};
 
 use crate::host::LockClass;
 use crate::realm::ipa::IpaSpace;
@@ -131,18 +133,18 @@ impl State {
 }
 
 impl<H: Host> Realm<H> {
-    /// A realm nobody has created yet, with an IPA space of `ipa_bits` bits, that may hold `pin_limit` bytes of its VMM's memory
-    /// in place.
+    /// A realm nobody has created yet, with an IPA space of `ipa_bits` bits, that counts by `pins` what it holds of its VMM's
+    /// memory.
     ///
     /// # Errors
     /// [`RealmError::BadParameter`] if the RMM does not offer that width or cannot be used at all, [`RealmError::NoMemory`].
-    pub fn new(rmm: Arc<Rmm<H>>, ipa_bits: u32, pin_limit: u64) -> Result<Self, RealmError> {
+    pub fn new(rmm: Arc<Rmm<H>>, ipa_bits: u32, pins: Pins) -> Result<Self, RealmError> {
         let rule = "an IPA width must be 32 bits at least and at most what the RMM offers";
         let space = rmm.info().and_then(|info| info.ipa_space(ipa_bits));
         let ipa = space.ok_or(RealmError::BadParameter { value: u64::from(ipa_bits), rule })?;
         let no_memory = |_| RealmError::NoMemory;
         let state = H::Lock::new(LockClass::Realm, State::None(Config::default())).map_err(no_memory)?;
-        let tables = Tables::new(ipa, pin_limit).map_err(no_memory)?;
+        let tables = Tables::new(ipa, pins).map_err(no_memory)?;
         Ok(Self { rmm, ipa, state, tables })
     }
 

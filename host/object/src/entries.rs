@@ -12,11 +12,11 @@ fn returned(result: Result<i64, Errno>) -> i64 {
     result.unwrap_or_else(|errno| i64::from(errno.0).wrapping_neg())
 }
 
-/// The device's file, null if there is no memory. Once, when the module starts.
+/// The device's file, null if there is no memory. Once, when the module starts. The limits are those of [`Limits`].
 #[unsafe(no_mangle)]
-pub extern "C" fn realm_device_new(pinned: u64, users: u32) -> *mut File<Kernel> {
+pub extern "C" fn realm_device_new(pinned: u64, pinned_by_user: u64, users: u32) -> *mut File<Kernel> {
     let Ok(place) = try_uninit_box() else { return core::ptr::null_mut() };
-    match Device::new(Kernel, Limits { pinned, users }) {
+    match Device::new(Kernel, Limits { pinned, pinned_by_user, users }) {
         Ok(device) => Box::into_raw(Box::write(place, File::Device(device))),
         Err(_) => core::ptr::null_mut(),
     }

@@ -7,11 +7,14 @@ use realm_abi::Errno;
 use realm_abi::kvm::{ExitReason, UserMemoryRegion2};
 use realm_abi::rmi::{ReturnCode, RmiCommand, RttEntryState};
 use realm_host::Limits;
+use realm_host::host::Owner;
 use realm_machine::config::ClockKind;
 use realm_machine::fault::Point;
+use realm_machine::host::MachineHost;
 use realm_machine::trace::HostEvent;
 use realm_machine::{Guest, Machine, MachineConfig};
 use realm_vmm::System;
+use std::sync::Arc;
 
 const BLOCK: u64 = 2 << 20;
 /// A block of RAM that these tests make shared.
@@ -407,6 +410,46 @@ fn a_realm_shares_no_more_than_a_vm_may_hold() {
     vmm.add_shared_slot(memory);
     vmm.run_a_step();
     vmm.end();
+}
+
+#[test]
+fn realms_of_a_user_share_no_more_than_a_user_may_hold() {
+    let config = MachineConfig { clock: ClockKind::Manual, ..MachineConfig::new(128 << 20, 1) };
+    let machine = Machine::new(config).expect("a valid size");
+    machine.set_guest(|guest| {
+        for page in 0..4 {
+            guest.write::<u64>(SHARED + SLOT + page * 0x1000, MAGIC).expect("shared");
+        }
+        step(guest);
+    });
+    let device = MachineHost::boot_with(
+        Arc::clone(&machine),
+        Limits { pinned_by_user: 6 * 0x1000, ..Limits::default() },
+    );
+    let of_user = |user| {
+        let owner = Owner { user, privileged: false };
+        let vmm = Vmm::of(&machine, device.clone(), owner, Stage::Active, 1);
+        vmm.add_shared_slot(vmm.process.map_without_huge_pages(SLOT_SIZE).expect("memory"));
+        vmm
+    };
+    let [first, second, other] = [1000, 1000, 1001].map(of_user);
+    first.run_a_step();
+    assert_eq!(second.run(0), Err(Errno::ENOMEM), "two pages are left of the user's six");
+    let why = device.host().explanations().pop().expect("it says why");
+    assert!(why.contains("a user may hold in place"), "{why}");
+    other.run_a_step();
+    assert_eq!(
+        (device.host().pinned(), device.pinned_by(1000), device.pinned_by(1001)),
+        (10, 6 << 12, 4 << 12)
+    );
+    // The first VM goes: there is room again.
+    first.process.exit();
+    assert_eq!((device.host().pinned(), device.pinned_by(1000)), (6, 2 << 12));
+    second.run_a_step();
+    other.process.exit();
+    assert_eq!((device.host().pinned(), device.pinned_by(1000), device.pinned_by(1001)), (4, 4 << 12, 0));
+    drop((device, first, other));
+    second.end();
 }
 
 #[test]

@@ -88,7 +88,18 @@ impl Vmm {
     /// [`Self::at`] with what an administrator chooses.
     pub fn with_limits(machine: &Arc<Machine>, stage: Stage, vcpus: u32, limits: Limits) -> Self {
         let device = MachineHost::boot_with(Arc::clone(machine), limits);
-        let process = Process::of(&device, Owner { user: 0, privileged: true });
+        Self::of(machine, device, Owner { user: 0, privileged: true }, stage, vcpus)
+    }
+
+    /// [`Self::at`] of this owner, beside other VMs.
+    pub fn of(
+        machine: &Arc<Machine>,
+        device: realm_host::Arc<Device<MachineHost>>,
+        owner: Owner,
+        stage: Stage,
+        vcpus: u32,
+    ) -> Self {
+        let process = Process::of(&device, owner);
         let dev = process.open_device().expect("the device opens");
         let page = 1 << machine.config().host_page_shift;
         let scratch = process.map(2 * page).expect("memory for arguments");

@@ -63,7 +63,7 @@ impl Host for FakeHost {
             }
         }
         // An RMM that lies may do anything.
-        if machine.mangle.is_none() && !free.is_empty() {
+        if machine.mangle.is_none() && machine.answer.is_none() && !free.is_empty() {
             let reached = machine.rmm.shared();
             let in_reach = |pa: &u64| reached.iter().any(|range| range.contains(pa));
             let (first, last) = (free[0], free[free.len() - 1]);
@@ -102,6 +102,9 @@ impl Host for FakeHost {
         if machine.fails(Step::Call(command)) {
             let code = machine.fault.as_ref().map_or(ReturnCode::ERROR_INPUT, |fault| fault.code);
             return RmiReply::failed(code).to_regs();
+        }
+        if let Some(reply) = machine.answer.as_mut().and_then(|answer| answer(&command)) {
+            return reply.to_regs();
         }
         match command {
             RmiCommand::GranuleDelegate { addr } => {

@@ -68,8 +68,8 @@ pub(crate) struct MiniRmm {
     pub(crate) realms: BTreeMap<u64, MiniRealm>,
     pub(crate) data: BTreeMap<u64, u8>,
     pub(crate) aux_count: u64,
-    /// Auxiliary granules by REC.
-    recs: BTreeMap<u64, Vec<u64>>,
+    /// By REC its realm and its auxiliary granules.
+    recs: BTreeMap<u64, (u64, Vec<u64>)>,
     /// Memory that cannot be delegated, nor read by the RMM.
     pub(crate) refused: Vec<Range<u64>>,
 }
@@ -238,7 +238,8 @@ impl MiniRmm {
             RmiCommand::RecCreate { rd, rec, params_ptr } => self.rec_create(rd, rec, params_ptr, contents),
             RmiCommand::RecDestroy { rec } => {
                 self.is(rec, Granule::Rec)?;
-                for pa in self.recs.remove(&rec).unwrap_or_default().into_iter().chain([rec]) {
+                let (_, aux) = self.recs.remove(&rec).unwrap_or_default();
+                for pa in aux.into_iter().chain([rec]) {
                     self.granules.insert(pa, Granule::Delegated);
                 }
                 Ok([0; 4])
@@ -309,14 +310,14 @@ impl MiniRmm {
             }
             RmiCommand::RttReadEntry { rd, ipa, level } => {
                 let (level, entry) = self.realm(rd)?.entry(ipa, level);
-                let (state, ripas) = match entry {
-                    Entry::Unassigned(ripas) => (RttEntryState::UNASSIGNED, ripas),
-                    Entry::Assigned(_, ripas) => (RttEntryState::ASSIGNED, ripas),
-                    Entry::UnassignedNs => (RttEntryState::UNASSIGNED, Ripas::EMPTY),
-                    Entry::AssignedNs(_) => (RttEntryState::ASSIGNED, Ripas::EMPTY),
-                    Entry::Table(_) => (RttEntryState::TABLE, Ripas::EMPTY),
+                let (state, desc, ripas) = match entry {
+                    Entry::Unassigned(ripas) => (RttEntryState::UNASSIGNED, 0, ripas),
+                    Entry::Assigned(pa, ripas) => (RttEntryState::ASSIGNED, pa, ripas),
+                    Entry::UnassignedNs => (RttEntryState::UNASSIGNED, 0, Ripas::EMPTY),
+                    Entry::AssignedNs(desc) => (RttEntryState::ASSIGNED, desc.0, Ripas::EMPTY),
+                    Entry::Table(pa) => (RttEntryState::TABLE, pa, Ripas::EMPTY),
                 };
-                Ok([level.cast_unsigned(), state.0.into(), 0, ripas.0.into()])
+                Ok([level.cast_unsigned(), state.0.into(), desc, ripas.0.into()])
             }
             other => unreachable!("the tests of these modules do not use {other:?}"),
         }
@@ -354,8 +355,9 @@ impl MiniRmm {
     }
 
     fn realm_destroy(&mut self, rd: u64) -> Answer {
+        let has_recs = self.recs.values().any(|(of, _)| *of == rd);
         let realm = self.realm(rd)?;
-        if realm.tables.len() > 1 || realm.table_live((realm.space.start_level(), 0)) {
+        if has_recs || realm.tables.len() > 1 || realm.table_live((realm.space.start_level(), 0)) {
             return refuse(ReturnCode::ERROR_REALM);
         }
         let (base, count) = (realm.params.rtt_base, u64::from(realm.params.rtt_num_start));
@@ -383,7 +385,7 @@ impl MiniRmm {
             self.granules.insert(pa, Granule::RecAux);
         }
         self.granules.insert(rec, Granule::Rec);
-        self.recs.insert(rec, aux);
+        self.recs.insert(rec, (rd, aux));
         Ok([0; 4])
     }
 

@@ -3,6 +3,7 @@
 use crate::files::caps::check_extension;
 use crate::files::statistics::{ExitCounters, Statistics};
 use crate::host::{LockClass, Owner};
+use crate::realm::{Pins, UserPins};
 use crate::rmm::numbers::{Number, Numbers};
 use crate::rmm::{Rmm, RmmStatus};
 use crate::room;
@@ -23,14 +24,24 @@ pub struct Limits {
     /// Bytes of its VMM's memory that one VM may hold in place because the realm shares it: bounce buffers, queues. It is not
     /// RLIMIT_MEMLOCK, whose usual 8 MiB are less than a guest's bounce buffers.
     pub pinned: u64,
+    /// Bytes that all VMs of one user may hold together. Nobody else can use them, so many VMs must not take much of the machine.
+    pub pinned_by_user: u64,
     /// The share of all VMIDs, and of all vCPUs, that the VMs of one user may have: one of so many.
     pub users: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { pinned: 256 << 20, users: 4 }
+        Self { pinned: 256 << 20, pinned_by_user: 1 << 30, users: 4 }
     }
+}
+
+/// The VMs of the machine and what their users share.
+struct Vms<H: Host> {
+    /// All that are not destroyed completely, with and without files.
+    list: Vec<Arc<Vm<H>>>,
+    /// What the VMs of a user hold, of each user who has one, and perhaps of some who had.
+    pins: Vec<Arc<UserPins>>,
 }
 
 /// The device, one for a machine.
@@ -41,8 +52,7 @@ pub struct Device<H: Host> {
     /// Exits of VMs that are gone.
     exits: ExitCounters,
     vcpu_numbers: Numbers<H>,
-    /// All VMs that are not destroyed completely, with and without files.
-    vms: H::Lock<Vec<Arc<Vm<H>>>>,
+    vms: H::Lock<Vms<H>>,
     /// The machine goes down: no more VMs.
     closed: AtomicBool,
 }
@@ -70,7 +80,7 @@ impl<H: Host> Device<H> {
             limits,
             exits: ExitCounters::default(),
             vcpu_numbers: Numbers::new(VCPU_NUMBER_BITS)?,
-            vms: H::Lock::new(LockClass::Vms, Vec::new())?,
+            vms: H::Lock::new(LockClass::Vms, Vms { list: Vec::new(), pins: Vec::new() })?,
             closed: AtomicBool::new(false),
         })?)
     }
@@ -119,7 +129,7 @@ impl<H: Host> Device<H> {
 
     /// The VMs that are not destroyed completely. One that goes meanwhile may hide another.
     pub fn vms(&self) -> impl Iterator<Item = Arc<Vm<H>>> {
-        (0..usize::MAX).map_while(|index| self.vms.lock().get(index).cloned())
+        (0..usize::MAX).map_while(|index| self.vms.lock().list.get(index).cloned())
     }
 
     /// Tries again to destroy the VMs that could not be destroyed when their last file was closed; returns how many are
@@ -127,9 +137,9 @@ impl<H: Host> Device<H> {
     pub fn reclaim(&self) -> usize {
         let mut left = 0_usize;
         // From behind: what goes moves only what was looked at.
-        let count = self.vms.lock().len();
+        let count = self.vms.lock().list.len();
         for index in (0..count).rev() {
-            let vm = self.vms.lock().get(index).cloned();
+            let vm = self.vms.lock().list.get(index).cloned();
             if let Some(vm) = vm.filter(|vm| !vm.has_files())
                 && !self.finish(&vm)
             {
@@ -152,8 +162,8 @@ impl<H: Host> Device<H> {
         let exits = vm.exits();
         let gone = {
             let mut vms = self.vms.lock();
-            let place = vms.iter().position(|other| Arc::ptr_eq(other, vm));
-            place.and_then(|place| vms.remove(place))
+            let place = vms.list.iter().position(|other| Arc::ptr_eq(other, vm));
+            place.and_then(|place| vms.list.remove(place))
         };
         if let Some(gone) = gone {
             self.exits.add(&exits);
@@ -171,9 +181,9 @@ impl<H: Host> Device<H> {
     pub fn shut_down(&self) -> Result<(), StillHeld> {
         self.closed.store(true, Ordering::SeqCst);
         let mut vms = 0_usize;
-        let count = self.vms.lock().len();
+        let count = self.vms.lock().list.len();
         for index in (0..count).rev() {
-            let vm = self.vms.lock().get(index).cloned();
+            let vm = self.vms.lock().list.get(index).cloned();
             if let Some(vm) = vm
                 && !self.finish(&vm)
             {
@@ -191,6 +201,12 @@ impl<H: Host> Device<H> {
         ledger.held().saturating_add(ledger.leaked)
     }
 
+    /// Users whose pins are known.
+    #[cfg(test)]
+    pub(crate) fn known_users(&self) -> usize {
+        self.vms.lock().pins.len()
+    }
+
     #[cfg(test)]
     pub(crate) fn vcpu_numbers(&self) -> &Numbers<H> {
         &self.vcpu_numbers
@@ -205,7 +221,7 @@ impl<H: Host> Device<H> {
         let most = self.share_of(self.vcpu_numbers.count());
         // Under the lock: what is counted here is decided here.
         let vms = self.vms.lock();
-        let theirs = vms.iter().filter(|other| other.owner().user == vm.owner().user);
+        let theirs = vms.list.iter().filter(|other| other.owner().user == vm.owner().user);
         let taken =
             theirs.fold(0_usize, |sum, other| sum.saturating_add(other.vcpu_numbers.load(Ordering::SeqCst)));
         if vm.owner().privileged || taken < most {
@@ -227,6 +243,49 @@ impl<H: Host> Device<H> {
     fn share_of(&self, all: usize) -> usize {
         let users = usize::try_from(self.limits.users.max(1)).unwrap_or(1);
         all.checked_div(users).unwrap_or(1).max(1)
+    }
+
+    /// Bytes of their processes' memory that the VMs of a user hold in place.
+    #[must_use]
+    pub fn pinned_by(&self, user: u32) -> u64 {
+        let vms = self.vms.lock();
+        vms.pins.iter().find(|pins| pins.user() == user).map_or(0, |pins| pins.bytes())
+    }
+
+    /// What a new VM of this owner counts by what it holds. The privileged are counted, not limited.
+    #[inline(never)]
+    pub(crate) fn pins_for(&self, owner: &Owner) -> Result<Pins, Errno> {
+        let limit = if owner.privileged { u64::MAX } else { self.limits.pinned_by_user };
+        Ok(Pins::new(self.limits.pinned, self.user_pins(owner.user)?, limit))
+    }
+
+    fn user_pins(&self, user: u32) -> Result<Arc<UserPins>, Errno> {
+        self.forget_a_user();
+        let mut new = Arc::try_new(UserPins::new(user))?;
+        loop {
+            room::make(&self.vms, |vms| &mut vms.pins, 1)?;
+            let mut vms = self.vms.lock();
+            if let Some(pins) = vms.pins.iter().find(|pins| pins.user() == user) {
+                return Ok(pins.clone());
+            }
+            match vms.pins.push_within(new.clone()) {
+                Ok(()) => return Ok(new),
+                Err(back) => new = back,
+            }
+        }
+    }
+
+    /// Forgets a user who has no VM, if there is one: before each that may come, so there are never more of them than there were
+    /// users at a time.
+    fn forget_a_user(&self) {
+        let forgotten = {
+            let mut vms = self.vms.lock();
+            // Nobody but who has this lock makes another owner of one that the list alone owns.
+            let unused = |pins: &Arc<UserPins>| Arc::strong_count(pins) == 1 && pins.bytes() == 0;
+            let place = vms.pins.iter().position(unused);
+            place.and_then(|place| vms.pins.remove(place))
+        };
+        drop(forgotten);
     }
 
     pub(crate) fn check_extension(&self, cap: u64) -> i64 {
@@ -272,7 +331,7 @@ impl<H: Host> Device<H> {
         this.reclaim();
         let owner = user.owner();
         // Looked at before much is made, and again when it counts.
-        if !this.leaves_room(&this.vms.lock(), &owner) {
+        if !this.leaves_room(&this.vms.lock().list, &owner) {
             return Err(this.explain_share("KVM_CREATE_VM", "realms", &owner));
         }
         let ipa_bits = if vm.ipa_bits == 0 { DEFAULT_IPA_BITS } else { vm.ipa_bits };
@@ -293,13 +352,13 @@ impl<H: Host> Device<H> {
     fn add_vm(&self, vm: Arc<Vm<H>>) -> Result<(), Errno> {
         let mut vm = vm;
         loop {
-            room::make(&self.vms, |vms| vms, 1)?;
+            room::make(&self.vms, |vms| &mut vms.list, 1)?;
             let mut vms = self.vms.lock();
-            if !self.leaves_room(&vms, vm.owner()) {
+            if !self.leaves_room(&vms.list, vm.owner()) {
                 drop(vms);
                 return Err(self.explain_share("KVM_CREATE_VM", "realms", vm.owner()));
             }
-            match vms.push_within(vm) {
+            match vms.list.push_within(vm) {
                 Ok(()) => return Ok(()),
                 Err(back) => vm = back,
             }

@@ -1,7 +1,9 @@
 //! What processes do with files, and what ends all of it.
 
 use crate::fake::{ALWAYS, Step};
+mod pins;
 mod run;
+mod teardown;
 
 use crate::fake::{FakeHost, Process};
 use crate::files::device::{Limits, StillHeld};

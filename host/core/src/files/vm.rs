@@ -80,16 +80,17 @@ impl<H: Host> Vm<H> {
         owner: Owner,
         ipa_bits: u8,
     ) -> Result<Arc<Self>, RealmError> {
-        let realm = Self::new_realm(device, ipa_bits)?;
+        let realm = Self::new_realm(device, &owner, ipa_bits)?;
         let rule = "the RMM must be usable";
         let info = *device.rmm().info().ok_or(RealmError::BadParameter { value: 0, rule })?;
         Self::around(device, process, owner, realm, info).map_err(|_| RealmError::NoMemory)
     }
 
     #[inline(never)]
-    fn new_realm(device: &Arc<Device<H>>, ipa_bits: u8) -> Result<Box<Realm<H>>, RealmError> {
+    fn new_realm(device: &Arc<Device<H>>, owner: &Owner, ipa_bits: u8) -> Result<Box<Realm<H>>, RealmError> {
         let place = try_uninit_box()?;
-        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits), device.limits().pinned)?;
+        let pins = device.pins_for(owner).map_err(|_| RealmError::NoMemory)?;
+        let realm = Realm::new(device.rmm().clone(), u32::from(ipa_bits), pins)?;
         Ok(Box::write(place, realm))
     }
 

@@ -7,6 +7,7 @@ pub(crate) use chunk::{Cell, Chunk};
 use crate::error::RealmError;
 use crate::host::{LockClass, Purpose};
 use crate::realm::ipa::BLOCK_SIZE;
+use crate::realm::stage2::PIECE;
 use crate::rmm::Rmm;
 use crate::rmm::rmi::implausible;
 use crate::shares::{self, Shares};
@@ -210,6 +211,41 @@ impl<H: Host> GuestMemfd<H> {
         let Some(page) = page else { return false };
         self.rmm.host().free_refused(page);
         true
+    }
+
+    /// The realm is destroyed: asks for what the RMM did not take out of it before. What it keeps is lost. Long.
+    #[inline(never)]
+    pub(crate) fn take_back_all(&self) {
+        for share in self.chunks.iter() {
+            let mut at = 0;
+            loop {
+                {
+                    let mut chunks = share.lock();
+                    let Some((place, chunk)) = chunks.next_mut(at) else { break };
+                    at = place;
+                    if !self.take_back_some(chunk) {
+                        let Some(next) = place.checked_add(1) else { break };
+                        at = next;
+                        continue;
+                    }
+                }
+                self.rmm.host().yield_now();
+            }
+        }
+    }
+
+    /// Asks for some granules of a chunk that a realm had; whether there were any.
+    fn take_back_some(&self, chunk: &mut Chunk) -> bool {
+        let mut left = PIECE;
+        for index in 0..chunk.count() {
+            let Some(fewer) = left.checked_sub(1) else { break };
+            let Some(granule) = chunk.take_realm(index) else { continue };
+            left = fewer;
+            if let Ok(granule) = granule.undelegate(self.rmm.rmi()) {
+                chunk.put_host(index, granule);
+            }
+        }
+        left < PIECE
     }
 
     /// Frees the memory of `[offset, offset + size)` that no realm holds, as far as whole blocks of it are free.

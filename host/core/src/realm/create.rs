@@ -175,14 +175,6 @@ impl<H: Host> Realm<H> {
         params.rtt_num_start = u32::try_from(root.len()).unwrap_or(0);
     }
 
-    /// Takes back what a realm was made of once the RMM no longer uses it. Every granule is tried; those that do not
-    /// come back are in the ledger.
-    pub(super) fn release(&self, live: Live) {
-        self.rmm.give_back_all(live.root);
-        self.rmm.give_back(live.rd);
-        self.rmm.vmids().release(live.vmid);
-    }
-
     /// Takes back what a realm was to be made of. An RMM that keeps the RD may have made the realm in spite of its answer:
     /// then the VMID stays reserved.
     pub fn scatter(&self, parts: Parts) {

@@ -6,7 +6,8 @@
 //! 3. RECs destroyed.
 //! 4. [`Realm::destroy`]: tables, realm, RD, VMID, root tables.
 
-use super::{Realm, State};
+use super::stage2::Sweep;
+use super::{Live, Realm, State};
 use crate::error::{Phase, RealmError};
 use crate::rmm::rmi::implausible;
 use crate::{Host, Lock};
@@ -21,35 +22,61 @@ impl<H: Host> Realm<H> {
     /// Destroys the tables below the starting level, the deepest first. Long.
     ///
     /// # Errors
-    /// A command failed: usually memory is still mapped. What is destroyed is gone; call again when the reason is mended.
+    /// The first failure: usually memory is still mapped. Every table is tried; call again when the reason is mended.
     pub fn destroy_tables(&self) -> Result<(), RealmError> {
+        let mut sweep = Sweep::new();
         while let Some((tables, _)) = self.known()
-            && !tables.destroy_tables_piece()?
+            && !tables.destroy_tables_piece(&mut sweep)
         {
             self.rmm.host().yield_now();
         }
-        Ok(())
+        sweep.result()
     }
 
     /// Destroys the realm once its RECs are gone and its memory is unmapped. Long.
+    ///
+    /// Whether that is so is for REALM_DESTROY to say, whatever was answered before: once the RMM has destroyed the realm it has
+    /// no use for anything of it, so all that is left is asked for.
     ///
     /// # Errors
     /// A command failed: memory is still mapped, or RECs are left. The realm is dying; call again when the reason is
     /// mended.
     pub fn destroy(&self) -> Result<(), RealmError> {
         self.begin_destroy();
-        self.destroy_tables()?;
+        let swept = self.destroy_tables();
         let Some((tables, _)) = self.known() else { return Ok(()) };
-        tables.empty_reserve();
-        let mut state = self.state.lock();
-        let Some(live) = state.live() else { return Ok(()) };
-        self.rmm.rmi().realm_destroy(live.rd.pa())?;
-        if let State::Dying(live) = core::mem::replace(&mut *state, State::Dead) {
-            drop(state);
-            // What could not be unmapped before: no table is left.
-            tables.release_all();
-            self.release(live);
+        if let Err(error) = self.destroy_rd() {
+            return Err(swept.err().unwrap_or(error));
         }
+        tables.take_back_all();
+        Ok(())
+    }
+
+    /// REALM_DESTROY; then RD, root tables and VMID.
+    #[inline(never)]
+    fn destroy_rd(&self) -> Result<(), RealmError> {
+        let rmi = self.rmm.rmi();
+        let mut state = self.state.lock();
+        let State::Dying(live) = core::mem::replace(&mut *state, State::Dead) else { return Ok(()) };
+        let Live { rd, root, vmid, aux_count } = live;
+        let rd = match rmi.realm_destroy(rd.pa()) {
+            Ok(()) => rd.undelegate(rmi).ok(),
+            Err(error) => match rd.ask_back(rmi) {
+                // Only a granule that is no RD comes back: the RMM destroyed the realm, now or at an earlier try, and did not say
+                // so. It would not say so at any later try either.
+                Ok(rd) => Some(rd),
+                Err(rd) => {
+                    *state = State::Dying(Live { rd, root, vmid, aux_count });
+                    return Err(error.into());
+                }
+            },
+        };
+        drop(state);
+        if let Some(rd) = rd {
+            self.rmm.put_owned(rd);
+        }
+        self.rmm.give_back_all(root);
+        self.rmm.vmids().release(vmid);
         Ok(())
     }
 }
@@ -72,8 +99,8 @@ impl<H: Host> Drop for Realm<H> {
         };
         let tables = self.tables.of(&self.rmm, live.rd.pa());
         tables.lose_tables(why);
-        if tables.pinned() > 0 {
-            let held = tables.pinned();
+        let held = self.pinned();
+        if held > 0 {
             let text = "bytes of a VMM's memory stay in place: the realm may still reach them";
             self.rmm.host().warn(format_args!("{held} {text}"));
         }

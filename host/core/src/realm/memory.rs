@@ -1,12 +1,12 @@
 //! A realm's memory: RIPAS, population, faults, mappings and their removal.
 
-use super::Realm;
+use super::{Pins, Realm};
 use crate::Host;
 use crate::error::{Operation, RealmError};
 use crate::host::Pinned;
 use crate::memory::guest_memfd::PrivateRange;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
-use crate::realm::stage2::{Spare, Supply};
+use crate::realm::stage2::{Spare, Supply, Tidy};
 use core::ops::Range;
 use realm_abi::GRANULE_SIZE;
 use realm_abi::rmi::{DataFlags, Ripas};
@@ -278,8 +278,8 @@ impl<H: Host> Realm<H> {
     /// is a block, its block as one entry. The memory is held until it is unmapped; what is not mapped is released.
     ///
     /// # Errors
-    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`], or a
-    /// command failed; nothing is mapped then.
+    /// [`RealmError::WrongState`], [`RealmError::BadRange`], [`RealmError::NoMemory`], [`RealmError::TooMuchPinned`],
+    /// [`RealmError::TooMuchPinnedByUser`], or a command failed; nothing is mapped then.
     #[inline(never)]
     pub fn map_shared(
         &self,
@@ -312,7 +312,13 @@ impl<H: Host> Realm<H> {
     /// Bytes of the VMM's memory that are held because the realm can reach them.
     #[must_use]
     pub fn pinned(&self) -> u64 {
-        self.tables.of(&self.rmm, 0).pinned()
+        self.tables.pins().bytes()
+    }
+
+    /// What counts them.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        self.tables.pins()
     }
 
     /// Gathers what it takes to take `[base, base + size)` away where blocks have to be split, with no lock held; as much of it
@@ -347,7 +353,8 @@ impl<H: Host> Realm<H> {
     /// destruction.
     ///
     /// # Errors
-    /// A command failed, or [`RealmError::Killed`]. What was not reached is still mapped, and held. It can be called again.
+    /// A command failed, or [`RealmError::Killed`]. What was not reached is still mapped, and held. It can be called again. Of a
+    /// realm that goes every block is tried; what stays goes with its table, or with the realm.
     #[inline(never)]
     pub(crate) fn unmap_shared(
         &self,
@@ -361,15 +368,23 @@ impl<H: Host> Realm<H> {
             return Ok(());
         }
         let (mut at, end) = (self.ipa.alias(base), self.ipa.alias(end));
+        let mut first_error = None;
         while let Some((tables, tidy)) = self.known() {
             let Some(from) = tables.next_shared(at).filter(|from| *from < end) else { break };
             if stop() {
                 return Err(RealmError::Killed);
             }
-            at = tables.unmap_shared_piece(from, end, tidy, supply)?;
+            match tables.unmap_shared_piece(from, end, tidy, supply) {
+                Ok(reached) => at = reached,
+                Err(error) if tidy == Tidy::Destroy => {
+                    first_error.get_or_insert(error);
+                    at = (from | BLOCK_SIZE.saturating_sub(1)).saturating_add(1);
+                }
+                Err(error) => return Err(error),
+            }
             self.rmm.host().yield_now();
         }
-        Ok(())
+        first_error.map_or(Ok(()), Err)
     }
 
     /// Takes private memory away: destroys what is populated in `range` and gives it back to the

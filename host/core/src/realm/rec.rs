@@ -5,6 +5,7 @@ use crate::error::RealmError;
 use crate::realm::Realm;
 use crate::rmm::Rmm;
 use crate::rmm::granule::{DelegatedGranule, OwnedGranule};
+use crate::rmm::rmi::RmiError;
 use realm_abi::rmi::{MAX_REC_AUX, REC_CREATE_GPRS, RecFlags, RecParams};
 use realm_alloc::Vec;
 use zerocopy::{FromZeros, transmute_mut};
@@ -101,6 +102,8 @@ impl RecParts {
         match created {
             Ok(()) => Ok(rec),
             Err(error) => {
+                // A REC that the RMM made and denies would keep the realm for ever.
+                let _: Result<(), RmiError> = rmm.rmi().rec_destroy(rec.granule.pa());
                 rec.give_back(rmm);
                 Err(error)
             }
@@ -148,10 +151,15 @@ impl Rec {
         if let Some(rec) = slot {
             rmm.rmi().rec_destroy(rec.granule.pa())?;
         }
+        Self::take_back(slot, rmm);
+        Ok(())
+    }
+
+    /// The realm is destroyed, and a REC with it that the RMM would not destroy before: takes its granules back.
+    pub fn take_back<H: Host>(slot: &mut Option<Self>, rmm: &Rmm<H>) {
         if let Some(rec) = slot.take() {
             rec.give_back(rmm);
         }
-        Ok(())
     }
 
     fn give_back<H: Host>(self, rmm: &Rmm<H>) {

@@ -22,14 +22,15 @@ mod tests;
 
 pub(crate) use shared::Shared;
 pub(crate) use spare::{Spare, Supply};
+pub(crate) use tables::Sweep;
 
 use crate::host::LockClass;
 use crate::realm::ipa::{BLOCK_SIZE, IpaSpace};
+use crate::realm::pins::Pins;
 use crate::rmm::Rmm;
 use crate::rmm::granule::DelegatedGranule;
 use crate::shares::{self, Shares};
 use crate::{Errno, Host, Lock};
-use core::sync::atomic::AtomicU64;
 use realm_alloc::Sparse;
 
 /// Granules of a piece of work; each costs two commands.
@@ -67,22 +68,25 @@ pub(crate) struct Tables<H: Host> {
     upper: H::Lock<Sparse<DelegatedGranule>>,
     /// For a table without which memory could not be taken away from the realm, when the Host has none.
     reserve: H::Lock<Option<DelegatedGranule>>,
-    /// Bytes of the VMM's memory that are held, and how many may be.
-    pinned: AtomicU64,
-    pin_limit: u64,
+    /// The VMM's memory that is held.
+    pins: Pins,
 }
 
 impl<H: Host> Tables<H> {
     /// No tables yet.
-    pub(crate) fn new(space: IpaSpace, pin_limit: u64) -> Result<Self, Errno> {
+    pub(crate) fn new(space: IpaSpace, pins: Pins) -> Result<Self, Errno> {
         Ok(Self {
             space,
             blocks: Shares::new(LockClass::Blocks, Sparse::new)?,
             upper: H::Lock::new(LockClass::UpperTables, Sparse::new())?,
             reserve: H::Lock::new(LockClass::Reserve, None)?,
-            pinned: AtomicU64::new(0),
-            pin_limit,
+            pins,
         })
+    }
+
+    /// The VMM's memory that is held.
+    pub(crate) const fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The tables of the realm whose Realm Descriptor is `rd`, to work with.

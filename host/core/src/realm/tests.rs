@@ -4,7 +4,7 @@ mod no_memory;
 
 use super::*;
 use crate::Errno;
-use crate::fake::{ALWAYS, FakeHost, NEVER, PIN_LIMIT, Step};
+use crate::fake::{ALWAYS, FakeHost, NEVER, Step, many_pins};
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::realm::Supply;
 use crate::realm::ipa::BLOCK_SIZE;
@@ -27,7 +27,7 @@ struct Vm {
 
 impl Vm {
     fn new(rmm: &Arc<Rmm<FakeHost>>) -> Self {
-        let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+        let realm = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
         let memfd = GuestMemfd::new(rmm.clone(), RAM_SIZE).unwrap();
         Self { realm, memfd, rmm: rmm.clone() }
     }
@@ -206,7 +206,7 @@ fn a_command_that_always_fails_leaves_nothing_uncounted() {
 #[test]
 fn a_realm_is_created_with_what_was_configured() {
     let rmm = FakeHost::started(12);
-    let realm = Realm::new(rmm.clone(), 40, PIN_LIMIT).unwrap();
+    let realm = Realm::new(rmm.clone(), 40, many_pins()).unwrap();
     realm.set_rpv([7; RPV_SIZE]).unwrap();
     let cpu = CpuParams { sve_vl: Some(3), num_bps: 5, num_wps: 4, pmu_num_ctrs: Some(6) };
     realm.create(&cpu).unwrap();
@@ -225,7 +225,7 @@ fn a_realm_wider_than_48_bits_uses_lpa2() {
     let host = FakeHost::new(12);
     host.with_rmm(|mini| mini.features = mini.features.with_s2sz(52).with_lpa2(1));
     let rmm = Arc::try_new(Rmm::start(host).unwrap()).unwrap();
-    let realm = Realm::new(rmm.clone(), 52, PIN_LIMIT).unwrap();
+    let realm = Realm::new(rmm.clone(), 52, many_pins()).unwrap();
     realm.create(&CPU).unwrap();
     let flags = rmm.host().with_rmm(|mini| mini.realms[&realm.rd().unwrap()].params.flags);
     assert_eq!(flags, 1);
@@ -235,7 +235,7 @@ fn a_realm_wider_than_48_bits_uses_lpa2() {
 fn widths_the_rmm_does_not_offer_are_refused() {
     let rmm = FakeHost::started(12);
     for bits in [0, 31, 49, 64] {
-        let refused = Realm::new(rmm.clone(), bits, PIN_LIMIT).map(|_| ()).unwrap_err();
+        let refused = Realm::new(rmm.clone(), bits, many_pins()).map(|_| ()).unwrap_err();
         assert_eq!(refused.errno(), Errno::EINVAL);
     }
 }
@@ -307,7 +307,7 @@ fn a_realm_the_rmm_neither_describes_nor_destroys_keeps_its_vmid_until_it_does()
 #[test]
 fn an_rmm_that_creates_a_realm_and_denies_it_keeps_the_vmid() {
     let rmm = FakeHost::started(12);
-    let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+    let realm = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
     rmm.host().mangle(|command, reply| {
         if matches!(command, RmiCommand::RealmCreate { .. }) {
             *reply = realm_abi::rmi::RmiReply::failed(ReturnCode::ERROR_INPUT);
@@ -324,7 +324,7 @@ fn an_rmm_that_creates_a_realm_and_denies_it_keeps_the_vmid() {
 fn more_auxiliary_granules_than_a_rec_can_have_are_not_believed() {
     let host = FakeHost::new(12);
     host.with_rmm(|mini| mini.aux_count = 17);
-    let realm = Realm::new(Arc::try_new(Rmm::start(host).unwrap()).unwrap(), 33, PIN_LIMIT).unwrap();
+    let realm = Realm::new(Arc::try_new(Rmm::start(host).unwrap()).unwrap(), 33, many_pins()).unwrap();
     assert_eq!(realm.create(&CPU).unwrap_err().errno(), Errno::ENXIO);
     assert_eq!(realm.phase(), Phase::None);
 }
@@ -334,11 +334,11 @@ fn more_auxiliary_granules_than_a_rec_can_have_are_not_believed() {
 fn without_a_free_vmid_no_realm_is_created() {
     let rmm = FakeHost::started(12);
     let realms: std::vec::Vec<_> =
-        (0..256).map(|_| Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap()).collect();
+        (0..256).map(|_| Realm::new(rmm.clone(), 33, many_pins()).unwrap()).collect();
     for realm in &realms {
         realm.create(&CPU).unwrap();
     }
-    let one_more = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+    let one_more = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
     assert_eq!(one_more.create(&CPU), Err(RealmError::NoVmid));
     realms[9].destroy().unwrap();
     one_more.create(&CPU).unwrap();
@@ -347,7 +347,7 @@ fn without_a_free_vmid_no_realm_is_created() {
 #[test]
 fn a_dropped_realm_destroys_itself() {
     let rmm = FakeHost::started(12);
-    let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+    let realm = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
     realm.create(&CPU).unwrap();
     realm.init_ripas(RAM, 0x1000, &NEVER).unwrap();
     drop(realm);

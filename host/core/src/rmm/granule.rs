@@ -102,6 +102,18 @@ impl DelegatedGranule {
         }
     }
 
+    /// Asks for the granule back (RMI_GRANULE_UNDELEGATE): if the RMM refuses, the granule is still its own.
+    #[inline(never)]
+    pub(crate) fn ask_back<H: Host>(self, rmi: &Rmi<H>) -> Result<OwnedGranule, Self> {
+        match rmi.granule_undelegate(self.pa) {
+            Ok(()) => {
+                rmi.ledger().count_undelegated(rmi.host().cpu());
+                Ok(OwnedGranule { pa: self.pa })
+            }
+            Err(_) => Err(self),
+        }
+    }
+
     /// Gives the granule up for lost because of `error`. The administrator is told of the first, and with the end of a VM how
     /// many others there were ([`Ledger::unreported`](crate::rmm::ledger::Ledger::unreported)).
     #[inline(never)]

@@ -282,6 +282,13 @@ impl<H: Host> Vcpu<H> {
         Ok(())
     }
 
+    /// Takes back what the REC was made of, if the RMM would not destroy it: the realm is destroyed.
+    #[inline(never)]
+    pub(crate) fn take_back_rec(&self) {
+        Rec::take_back(&mut self.state.lock().rec, self.vm.device().rmm());
+        self.rec_pa.store(0, Ordering::SeqCst);
+    }
+
     /// Lets go of what a vCPU has that no realm needs: its number and its interrupt controller; and the page shared with the VMM,
     /// unless the file is still open, as in a shutdown: a process may map the page then.
     pub(crate) fn retire(&self) {

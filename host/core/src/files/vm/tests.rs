@@ -11,6 +11,7 @@ use crate::realm::ipa::BLOCK_SIZE;
 use crate::realm::{CpuParams, Fault, Supply};
 use crate::{Device, Errno, Lock};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use realm_abi::kvm::{
     EnableCap, MEMORY_ATTRIBUTE_PRIVATE, MemoryAttributes, RealmCommand, RmeInitRipas, RmePopulate,
@@ -148,6 +149,31 @@ fn what_was_never_used_of_a_huge_slot_takes_no_time() {
     let before = device.host().yields();
     delete_slot(&vm, &process).unwrap();
     assert!(device.host().yields() - before < 20, "{} pauses", device.host().yields() - before);
+    assert_ends_well(&device, &vm);
+}
+
+#[test]
+fn a_table_that_stays_keeps_no_other_but_those_above_it() {
+    let (device, vm) = vm_of_bits(48);
+    add_slot(&vm, 1 << 42);
+    let slot = vm.memory.lock().slots.find(RAM).cloned().unwrap();
+    // Tables of the levels 1, 2 and 3 for each, and none in common.
+    for ipa in [RAM, RAM + (1 << 40), RAM + (1 << 41)] {
+        let range = slot.private_range(&slot.range()).unwrap();
+        vm.realm.fault_private(&range, ipa, &ALWAYS, &ALWAYS).unwrap();
+    }
+    drop(slot);
+    let tables = |vm: &Vm<FakeHost>| {
+        let rd = vm.realm.rd().unwrap();
+        device.host().with_rmm(|rmm| rmm.realms[&rd].tables.keys().map(|table| table.0).collect::<Vec<_>>())
+    };
+    assert_eq!(tables(&vm), [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]);
+    let stays =
+        |step| matches!(step, Step::Call(RmiCommand::RttDestroy { ipa, level: 2, .. }) if ipa >> 40 == 1);
+    device.host().inject(stays, 0, u64::MAX);
+    assert!(vm.tear_down().is_err());
+    assert_eq!(tables(&vm), [0, 1, 2]);
+    device.host().stop_injecting();
     assert_ends_well(&device, &vm);
 }
 

@@ -235,9 +235,18 @@ impl Chunk {
         self.is_block() && self.realm.all()
     }
 
-    /// Whether any of it is the realm's.
-    pub(crate) fn has_realm(&self) -> bool {
-        self.realm.any()
+    /// The first granule in `[from, to)` that the realm has; or, where `lost` says so, that nobody has.
+    #[inline(never)]
+    pub(crate) fn next_of_realm(&self, from: usize, to: usize, lost: bool) -> Option<usize> {
+        let any = self.realm.any() || lost && self.lost.any();
+        if !any {
+            return None;
+        }
+        (from..to.min(self.count)).find(|index| match self.cell(*index) {
+            Cell::Realm => true,
+            Cell::Lost => lost,
+            Cell::Absent | Cell::Host => false,
+        })
     }
 
     /// Gives the memory that lies in the cells `[first, last)` and is the Host's back: the block if it is whole, else host

@@ -25,6 +25,14 @@ struct Place<'a> {
     ipa: u64,
 }
 
+/// A piece of work that takes memory away.
+struct Removing {
+    tidy: Tidy,
+    /// Granules it may still take.
+    left: usize,
+    first_error: Option<RealmError>,
+}
+
 impl<H: Host> Stage2<'_, H> {
     /// Puts the granule of guest memory at `place` with `create`, which is DATA_CREATE or DATA_CREATE_UNKNOWN. On failure
     /// the granule is back in its cell, or lost.
@@ -62,11 +70,25 @@ impl<H: Host> Stage2<'_, H> {
         }
     }
 
-    /// Destroys the data granule at `place` and takes it back, if the realm has it. A block is split first.
+    /// Destroys the data granule at `place` and takes it back, if it is not lost. A block is split first.
+    ///
+    /// When the RMM says that another granule was there ours is nowhere that could be asked about again: of a realm that goes
+    /// it is lost. All else that goes wrong may go right the next time, or is settled when the realm is destroyed
+    /// ([`GuestMemfd::take_back_all`](crate::guest_memfd::GuestMemfd::take_back_all)).
     #[inline(never)]
-    fn unassign(&self, blocks: &mut Blocks, spare: &mut Spare, place: &mut Place<'_>) -> Result<(), Stop> {
+    fn unassign(
+        &self,
+        blocks: &mut Blocks,
+        spare: &mut Spare,
+        place: &mut Place<'_>,
+        tidy: Tidy,
+    ) -> Result<(), Stop> {
         let &mut Place { ref mut chunk, index, ipa } = place;
-        let Some(expected) = chunk.realm_pa(index) else { return Ok(()) };
+        let Some(expected) = chunk.realm_pa(index) else {
+            // It is lost, and stays so; but it may be because the RMM put it there and did not say so.
+            let _: Result<Removal, RmiError> = self.rmm.rmi().data_destroy(self.rd, ipa);
+            return Ok(());
+        };
         let command = RmiCommand::DataDestroy { rd: self.rd, ipa };
         let mut removal = self.rmm.rmi().data_destroy(self.rd, ipa)?;
         if let Removal::Blocked { level } = removal
@@ -82,7 +104,16 @@ impl<H: Host> Stage2<'_, H> {
                 }
                 return Ok(());
             }
-            Removal::Removed { .. } => &"it returned another granule than was put there",
+            Removal::Removed { .. } => {
+                let error = implausible(command, &"it returned another granule than was put there");
+                if tidy == Tidy::Destroy
+                    && let Some(granule) = chunk.take_realm(index)
+                {
+                    granule.lose(self.rmm.rmi(), error);
+                    return Ok(());
+                }
+                return Err(error.into());
+            }
             Removal::Hole { .. } => &"it does not know the granule that was put there",
             Removal::Blocked { .. } => &"a block is still there after it was split",
         };
@@ -312,17 +343,16 @@ impl<H: Host> Stage2<'_, H> {
                 reached = end;
                 return Ok(());
             }
-            let mut first_error = None;
+            let mut work = Removing { tidy, left: PIECE, first_error: None };
             reached = base;
-            let mut left = PIECE;
-            while reached < end && left > 0 {
+            while reached < end && work.left > 0 {
                 // Where the file is not aligned as the addresses are, one block of addresses lies in two chunks of the file.
                 let Some(piece) = range.within(reached, end).map(|piece| piece.in_one_chunk()) else {
                     reached = end;
                     break;
                 };
                 let done = piece.with_existing_chunk(|chunk, first| {
-                    self.unassign_some(&mut blocks, spare, chunk, first, &piece, &mut left, &mut first_error)
+                    self.unassign_some(&mut blocks, spare, chunk, first, &piece, &mut work)
                 });
                 match done {
                     Some(Ok(granules)) => reached = piece.ipa.saturating_add(bytes(granules)),
@@ -331,10 +361,10 @@ impl<H: Host> Stage2<'_, H> {
                 }
             }
             let block_end = align_down(base, BLOCK_LEVEL).saturating_add(BLOCK_SIZE);
-            if reached >= block_end && first_error.is_none() {
+            if reached >= block_end && work.first_error.is_none() {
                 self.tidy(&mut blocks, base, tidy);
             }
-            first_error.map_or(Ok(()), |error| Err(Stop::Failed(error)))
+            work.first_error.map_or(Ok(()), |error| Err(Stop::Failed(error)))
         });
         // What stopped before its first granule would be tried for ever.
         if result.is_err() && reached == base {
@@ -343,8 +373,7 @@ impl<H: Host> Stage2<'_, H> {
         (reached, result)
     }
 
-    /// Takes away up to `left` granules from the head of `piece`; how many granules were looked at.
-    #[expect(clippy::too_many_arguments, reason = "it is the inside of a loop that holds two locks")]
+    /// Takes granules away from the head of `piece`, as many as are left to take; how many granules were looked at.
     fn unassign_some(
         &self,
         blocks: &mut Blocks,
@@ -352,27 +381,24 @@ impl<H: Host> Stage2<'_, H> {
         chunk: &mut Chunk,
         first: usize,
         piece: &PrivateRange<'_, H>,
-        left: &mut usize,
-        first_error: &mut Option<RealmError>,
+        work: &mut Removing,
     ) -> Result<usize, Stop> {
         let count = usize::try_from(piece.size / GRANULE_SIZE).unwrap_or(usize::MAX);
-        if !chunk.has_realm() {
-            return Ok(count);
-        }
-        for offset in 0..count {
-            let (index, ipa) = (first.saturating_add(offset), piece.ipa.saturating_add(bytes(offset)));
-            if chunk.realm_pa(index).is_none() {
-                continue;
-            }
-            let Some(fewer) = left.checked_sub(1) else { return Ok(offset) };
-            *left = fewer;
-            match self.unassign(blocks, spare, &mut Place { chunk: &mut *chunk, index, ipa }) {
+        let (mut from, end) = (first, first.saturating_add(count));
+        // What is lost a realm that goes may still have.
+        while let Some(index) = chunk.next_of_realm(from, end, work.tidy == Tidy::Destroy) {
+            let offset = index.saturating_sub(first);
+            let Some(fewer) = work.left.checked_sub(1) else { return Ok(offset) };
+            work.left = fewer;
+            let ipa = piece.ipa.saturating_add(bytes(offset));
+            match self.unassign(blocks, spare, &mut Place { chunk: &mut *chunk, index, ipa }, work.tidy) {
                 Ok(()) => {}
                 Err(Stop::Failed(error)) => {
-                    first_error.get_or_insert(error);
+                    work.first_error.get_or_insert(error);
                 }
                 Err(short @ Stop::Short(_)) => return Err(short),
             }
+            from = index.saturating_add(1);
         }
         Ok(count)
     }

@@ -3,7 +3,7 @@
 
 use crate::Host;
 use crate::error::RealmError;
-use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, PIN_LIMIT, Step};
+use crate::fake::{ALWAYS, Entry, FakeHost, NEVER, Step, many_pins};
 use crate::memory::guest_memfd::{GuestMemfd, PrivateRange};
 use crate::realm::{CpuParams, Fault, Realm, SharedFault, Supply};
 use crate::rmm::Rmm;
@@ -68,7 +68,7 @@ struct Vm {
 impl Vm {
     fn active(page_shift: u32) -> Self {
         let rmm = FakeHost::started(page_shift);
-        let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+        let realm = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
         realm.create(&CpuParams { sve_vl: None, num_bps: 1, num_wps: 1, pmu_num_ctrs: None }).unwrap();
         realm.init_ripas(RAM, PAGES * GRANULE_SIZE, &NEVER).unwrap();
         realm.activate().unwrap();

@@ -10,7 +10,6 @@ use crate::realm::SharedFault;
 use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
 use crate::rmm::rmi::{Failure, Removal, RmiError};
 use crate::{Host, Lock};
-use core::sync::atomic::Ordering;
 use realm_abi::rmi::{RTT_ENTRIES, RTT_PAGE_LEVEL, ReturnCode, RmiCommand, UnprotectedDesc};
 use realm_abi::{GRANULE_SHIFT, GRANULE_SIZE};
 use realm_alloc::Box;
@@ -50,7 +49,7 @@ impl<H: Host> Stage2<'_, H> {
         valid: &impl Fn() -> bool,
     ) -> Result<SharedFault, RealmError> {
         let (pa, size) = (pinned.pa, pinned.size);
-        let result = self.charge(size).and_then(|()| {
+        let result = self.tables.pins.charge(size).and_then(|()| {
             let result = self.with_spare(&mut Supply::Host, |spare| {
                 let mut blocks = self.blocks(ipa).lock();
                 if !valid() {
@@ -59,7 +58,7 @@ impl<H: Host> Stage2<'_, H> {
                 self.map_held(&mut blocks, spare, self.tables.space.alias(ipa), pa, size)
             });
             if result != Ok(SharedFault::Mapped) {
-                self.discharge(size);
+                self.tables.pins.discharge(size);
             }
             result
         });
@@ -277,15 +276,6 @@ impl<H: Host> Stage2<'_, H> {
         Ok(())
     }
 
-    /// Releases everything: the realm is destroyed.
-    pub(crate) fn release_all(&self) {
-        for share in self.tables.blocks.iter() {
-            while let Some((_, block)) = { share.lock().pop_first() } {
-                self.release_mapped(block.shared);
-            }
-        }
-    }
-
     /// Releases what was mapped in a block whose entry or table is gone.
     pub(super) fn release_mapped(&self, shared: Shared) {
         match shared {
@@ -301,20 +291,8 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Releases memory the realm can no longer reach.
     fn release(&self, pinned: Pinned) {
-        self.discharge(pinned.size);
+        self.tables.pins.discharge(pinned.size);
         self.rmm.host().unpin(pinned);
-    }
-
-    /// Counts memory that is going to be held.
-    fn charge(&self, size: u64) -> Result<(), RealmError> {
-        let limit = self.tables.pin_limit;
-        let more = |now: u64| now.checked_add(size).filter(|sum| *sum <= limit);
-        let charged = self.tables.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        charged.map(|_| ()).map_err(|_| RealmError::TooMuchPinned { limit })
-    }
-
-    fn discharge(&self, size: u64) {
-        self.tables.pinned.fetch_sub(size, Ordering::Relaxed);
     }
 
     /// What it takes to split the blocks around the ends of `[base, end)`, shared or private, that are one entry now.
@@ -339,11 +317,6 @@ impl<H: Host> Stage2<'_, H> {
         let alias = self.tables.space.alias(ipa);
         let blocks = self.blocks(alias).lock();
         blocks.get(place(alias)).is_none_or(|block| matches!(block.shared, Shared::None))
-    }
-
-    /// Bytes of the VMM's memory that are held.
-    pub(crate) fn pinned(&self) -> u64 {
-        self.tables.pinned.load(Ordering::Relaxed)
     }
 }
 

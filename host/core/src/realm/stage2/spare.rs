@@ -48,6 +48,9 @@ pub(crate) enum Supply<'a> {
     Host,
     /// The Host, and the realm's reserve where the Host has none: memory is taken away from the realm.
     HostOrReserve,
+    /// The realm's reserve, and the Host where that is not enough: the realm goes, and its tables come back one after the
+    /// other.
+    ReserveOrHost,
     /// What was gathered before a lock was taken, and the reserve.
     Stock(&'a mut Spare),
 }
@@ -109,7 +112,7 @@ impl<H: Host> Stage2<'_, H> {
         let result = loop {
             let spare = match supply {
                 Supply::Stock(stock) => &mut **stock,
-                Supply::Host | Supply::HostOrReserve => &mut own,
+                Supply::Host | Supply::HostOrReserve | Supply::ReserveOrHost => &mut own,
             };
             let shortage = match work(spare) {
                 Ok(done) => break Ok(done),
@@ -123,6 +126,9 @@ impl<H: Host> Stage2<'_, H> {
                 Supply::HostOrReserve => self
                     .top_up(&mut own, shortage)
                     .or_else(|error| self.add_reserve(&mut own, shortage).map_err(|_| error)),
+                Supply::ReserveOrHost => {
+                    self.add_reserve(&mut own, shortage).or_else(|_| self.top_up(&mut own, shortage))
+                }
             };
             if let Err(error) = supplied {
                 break Err(error);

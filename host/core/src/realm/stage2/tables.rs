@@ -7,7 +7,7 @@ use crate::realm::ipa::{BLOCK_LEVEL, BLOCK_SIZE, align_down, entry_size};
 use crate::rmm::granule::DelegatedGranule;
 use crate::rmm::rmi::{Failure, Removal, RmiError, implausible};
 use crate::{Host, Lock};
-use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, RmiCommand};
+use realm_abi::rmi::{RTT_PAGE_LEVEL, ReturnCode, RmiCommand, RttEntryState};
 
 /// Tables destroyed in one piece of work.
 const TABLES_PER_PIECE: usize = super::PIECE;
@@ -18,7 +18,7 @@ const LEVEL_SHIFT: u32 = 60;
 /// The index of the table at `level` (below the last) that covers `ipa`: those of a deeper level come behind.
 fn upper_index(ipa: u64, level: i64) -> u64 {
     let number = ipa.checked_div(entry_size(level.saturating_sub(1))).unwrap_or(0);
-    u64::try_from(level).unwrap_or(0) << LEVEL_SHIFT | number
+    upper_first(level) | number
 }
 
 /// Level and first address of the table with this index.
@@ -26,6 +26,35 @@ fn upper_place(index: u64) -> (i64, u64) {
     let level = i64::try_from(index >> LEVEL_SHIFT).unwrap_or(0);
     let number = index & (1_u64 << LEVEL_SHIFT).wrapping_sub(1);
     (level, number.saturating_mul(entry_size(level.saturating_sub(1))))
+}
+
+/// The lowest index of a table at `level`.
+fn upper_first(level: i64) -> u64 {
+    u64::try_from(level).unwrap_or(0) << LEVEL_SHIFT
+}
+
+/// The way through all tables of a realm, the deepest first. What fails is left behind.
+pub(crate) struct Sweep {
+    level: i64,
+    /// At the last level the address from which on the tables are to be tried, above it their number.
+    from: u64,
+    first_error: Option<RealmError>,
+}
+
+impl Sweep {
+    pub(crate) const fn new() -> Self {
+        Self { level: RTT_PAGE_LEVEL, from: 0, first_error: None }
+    }
+
+    /// Goes on to the level above.
+    fn up(&mut self) {
+        (self.level, self.from) = (self.level.saturating_sub(1), 0);
+    }
+
+    /// Whether all of them were destroyed.
+    pub(crate) fn result(self) -> Result<(), RealmError> {
+        self.first_error.map_or(Ok(()), Err)
+    }
 }
 
 /// The record of the block around `ipa`, made if there is none.
@@ -123,12 +152,25 @@ impl<H: Host> Stage2<'_, H> {
             }
         };
         let Err(error) = result else { return Ok(()) };
+        if self.is_table(pa, base, level) {
+            return Ok(());
+        }
         let granule = upper.remove(index);
         drop(upper);
         if let Some(granule) = granule {
             self.put_back(spare, granule);
         }
         already_there(error, level)
+    }
+
+    /// Whether the RMM made the table at `level` for `base` of this granule, whatever it answered: one that the Host does not
+    /// know of would keep the realm for ever.
+    #[inline(never)]
+    fn is_table(&self, granule: u64, base: u64, level: i64) -> bool {
+        let parent = level.saturating_sub(1);
+        let Ok(reply) = self.rmm.rmi().rtt_read_entry(self.rd, base, parent) else { return false };
+        let (at, state, desc, _) = reply.read_entry();
+        at == parent && state == RttEntryState::TABLE && desc == granule
     }
 
     /// Puts a granule back of which no table was made.
@@ -152,6 +194,7 @@ impl<H: Host> Stage2<'_, H> {
         };
         let error = match self.rmm.rmi().rtt_create(self.rd, granule.pa(), base, level) {
             Ok(()) => return Ok(Some(granule)),
+            Err(_) if self.is_table(granule.pa(), base, level) => return Ok(Some(granule)),
             Err(error) => error,
         };
         self.put_back(spare, granule);
@@ -192,7 +235,8 @@ impl<H: Host> Stage2<'_, H> {
         let table = block.table.take();
         let same = table.as_ref().is_some_and(|table| table.pa() == pa);
         let why = implausible(command, &"it returned another granule than the table was made of");
-        self.take_back(table, (!same).then_some(why)).is_ok()
+        self.take_back(table, (!same).then_some(why));
+        same
     }
 
     /// Does with the table of the block around `ipa`, in which nothing is left to take away, what `tidy` says. That it does not
@@ -209,61 +253,83 @@ impl<H: Host> Stage2<'_, H> {
                 let Some(table) = &block.table else { return };
                 let base = align_down(ipa, BLOCK_LEVEL);
                 if let Ok(why) = self.destroy_table(table.pa(), base, RTT_PAGE_LEVEL) {
-                    // What is lost is in the ledger.
-                    let _ = self.take_back(block.table.take(), why);
+                    self.take_back(block.table.take(), why);
                 }
             }
         }
     }
 
-    /// Destroys some tables, the deepest first; `true` when none is left. Nobody else works on the tables.
+    /// Destroys some tables of the level of `sweep`, or goes on to the level above; `true` when all were tried. Nobody else works on
+    /// the tables.
     ///
     /// The Host knows every table it paid for, so it need not search the address space for them as the series does
     /// (docs/kvm-realm-abi.md section 3.8); the commands and their order are the same, and no answer of the RMM can
     /// prolong it.
-    pub(crate) fn destroy_tables_piece(&self) -> Result<bool, RealmError> {
+    pub(crate) fn destroy_tables_piece(&self, sweep: &mut Sweep) -> bool {
         for _ in 0..TABLES_PER_PIECE {
-            let Some(ipa) = self.next_page_table(0, u64::MAX) else { return self.destroy_upper_piece() };
-            let mut blocks = self.blocks(ipa).lock();
-            if let Some(block) = blocks.get_mut(place(ipa))
-                && let Some(table) = &block.table
-            {
-                let removed = self.destroy_table(table.pa(), align_down(ipa, BLOCK_LEVEL), RTT_PAGE_LEVEL)?;
-                // A page that could not be unmapped went with its table.
-                if matches!(block.shared, Shared::Pages(_)) {
-                    self.release_mapped(core::mem::take(&mut block.shared));
-                }
-                self.take_back(block.table.take(), removed)?;
+            let destroyed = match sweep.level {
+                RTT_PAGE_LEVEL => self.destroy_page_table(sweep),
+                0.. => self.destroy_upper(sweep),
+                _ => return true,
+            };
+            if let Err(error) = destroyed {
+                sweep.first_error.get_or_insert(error);
             }
         }
-        Ok(false)
+        false
     }
 
-    fn destroy_upper_piece(&self) -> Result<bool, RealmError> {
-        for _ in 0..TABLES_PER_PIECE {
-            let (table, removed) = {
-                let mut upper = self.tables.upper.lock();
-                let Some((index, table)) = upper.last() else { return Ok(true) };
-                let (level, base) = upper_place(index);
-                let removed = self.destroy_table(table.pa(), base, level)?;
-                (upper.remove(index), removed)
-            };
-            self.take_back(table, removed)?;
+    /// Destroys the next table of the last level.
+    #[inline(never)]
+    fn destroy_page_table(&self, sweep: &mut Sweep) -> Result<(), RealmError> {
+        let Some(ipa) = self.next_page_table(sweep.from, u64::MAX) else {
+            sweep.up();
+            return Ok(());
+        };
+        let base = align_down(ipa, BLOCK_LEVEL);
+        sweep.from = base.saturating_add(BLOCK_SIZE);
+        let mut blocks = self.blocks(ipa).lock();
+        let Some(block) = blocks.get_mut(place(ipa)) else { return Ok(()) };
+        let Some(table) = &block.table else { return Ok(()) };
+        let why = self.destroy_table(table.pa(), base, RTT_PAGE_LEVEL)?;
+        // A page that could not be unmapped went with its table.
+        if why.is_none() && matches!(block.shared, Shared::Pages(_)) {
+            self.release_mapped(core::mem::take(&mut block.shared));
         }
-        Ok(false)
+        self.take_back(block.table.take(), why);
+        Ok(())
     }
 
-    /// Destroys a table (RTT_DESTROY). Its granule is to be taken back, whatever the RMM says it removed; or it is an error,
-    /// and the table is still there.
+    /// Destroys the next table of a level above the last.
+    #[inline(never)]
+    fn destroy_upper(&self, sweep: &mut Sweep) -> Result<(), RealmError> {
+        let (table, why) = {
+            let mut upper = self.tables.upper.lock();
+            let next = upper.next(upper_first(sweep.level).saturating_add(sweep.from));
+            let Some((index, table)) = next.filter(|(index, _)| upper_place(*index).0 == sweep.level) else {
+                sweep.up();
+                return Ok(());
+            };
+            sweep.from = index.saturating_sub(upper_first(sweep.level)).saturating_add(1);
+            let (level, base) = upper_place(index);
+            let why = self.destroy_table(table.pa(), base, level)?;
+            (upper.remove(index), why)
+        };
+        self.take_back(table, why);
+        Ok(())
+    }
+
+    /// Destroys a table (RTT_DESTROY). It is gone, and its granule to be taken back or, for a reason, lost; or it is an error, and
+    /// the RMM may still have the table.
     fn destroy_table(&self, table: u64, base: u64, level: i64) -> Result<Option<RmiError>, RealmError> {
         let command = RmiCommand::RttDestroy { rd: self.rd, ipa: base, level };
         match self.rmm.rmi().rtt_destroy(self.rd, base, level)? {
-            // The RMM has no such table. If it is right the granule comes back, otherwise it is counted lost.
-            Removal::Hole { .. } => Ok(None),
             Removal::Removed { pa, .. } if pa == table => Ok(None),
             Removal::Removed { .. } => {
                 Ok(Some(implausible(command, &"it returned another granule than the table was made of")))
             }
+            // If that is so it shows when the realm can be destroyed.
+            Removal::Hole { .. } => Err(implausible(command, &"it does not know the table").into()),
             Removal::Blocked { level: at } => {
                 let failure = Failure::Code(ReturnCode::error_rtt(at));
                 Err(RmiError::new(command, failure).into())
@@ -273,17 +339,34 @@ impl<H: Host> Stage2<'_, H> {
 
     /// Takes the granule of a destroyed table back, or loses it with the reason.
     #[inline(never)]
-    fn take_back(&self, table: Option<DelegatedGranule>, why: Option<RmiError>) -> Result<(), RealmError> {
-        let Some(granule) = table else { return Ok(()) };
-        match why {
-            None => {
-                self.give_back_table(granule);
-                Ok(())
+    fn take_back(&self, table: Option<DelegatedGranule>, why: Option<RmiError>) {
+        match (table, why) {
+            (None, _) => {}
+            (Some(granule), None) => self.give_back_table(granule),
+            (Some(granule), Some(error)) => granule.lose(self.rmm.rmi(), error),
+        }
+    }
+
+    /// The realm is destroyed: releases what was still mapped, and asks for the tables that the RMM would not destroy before. What
+    /// it keeps is lost. Long.
+    #[inline(never)]
+    pub(crate) fn take_back_all(&self) {
+        for share in self.tables.blocks.iter() {
+            while let Some((_, block)) = { share.lock().pop_first() } {
+                self.release_mapped(block.shared);
+                self.take_back_late(block.table);
             }
-            Some(error) => {
-                granule.lose(self.rmm.rmi(), error);
-                Err(error.into())
-            }
+        }
+        while let Some((_, table)) = { self.tables.upper.lock().pop_last() } {
+            self.take_back_late(Some(table));
+        }
+        self.empty_reserve();
+    }
+
+    fn take_back_late(&self, table: Option<DelegatedGranule>) {
+        if let Some(table) = table {
+            self.rmm.give_back(table);
+            self.rmm.host().yield_now();
         }
     }
 
@@ -300,8 +383,6 @@ impl<H: Host> Stage2<'_, H> {
         while let Some((_, table)) = { self.tables.upper.lock().pop_last() } {
             table.lose(rmi, why);
         }
-        if let Some(table) = { self.tables.reserve.lock().take() } {
-            table.lose(rmi, why);
-        }
+        self.empty_reserve();
     }
 }

@@ -63,7 +63,7 @@ fn a_realm_is_taken_down_without_any_memory_wherever_it_stops() {
 /// A realm with many private blocks mapped as one, shared blocks, and some of both split.
 fn with_blocks(shift: u32, blocks: u64) -> (Arc<Rmm<FakeHost>>, Realm<FakeHost>, GuestMemfd<FakeHost>) {
     let rmm = FakeHost::started(shift);
-    let realm = Realm::new(rmm.clone(), 33, PIN_LIMIT).unwrap();
+    let realm = Realm::new(rmm.clone(), 33, many_pins()).unwrap();
     realm.create(&CPU).unwrap();
     let size = blocks * BLOCK_SIZE;
     realm.init_ripas(RAM, size, &NEVER).unwrap();
