@@ -85,6 +85,16 @@ pub fn run(options: &Options) -> Result {
         let max = features.pa_bits;
         return Err(Failure::BadInput(format!("--ipa-bits {bits}: the hosted machine has at most {max}")));
     }
+    // There the kernel itself asks for a token.
+    for (option, given) in
+        [("--token", options.token.is_some()), ("--challenge", options.challenge.is_some())]
+    {
+        if given && !hosted {
+            return Err(Failure::BadInput(format!(
+                "{option}: only the hosted machine's program gets a token"
+            )));
+        }
+    }
     let guest = options.realm.guest(&options.kernel)?;
     let parameters = measure::parameters(&guest, options.realm.hash());
     let predicted = measure::predict(&guest, &parameters).map_err(Failure::bad_input)?;

@@ -26,6 +26,10 @@ static unsigned long pinned_mib = 256;
 module_param(pinned_mib, ulong, 0444);
 MODULE_PARM_DESC(pinned_mib, "MiB of its VMM's memory that a VM may hold in place because the realm shares it (256)");
 
+static unsigned long pinned_mib_user = 1024;
+module_param(pinned_mib_user, ulong, 0444);
+MODULE_PARM_DESC(pinned_mib_user, "MiB that all VMs of a user may hold in place (1024)");
+
 static uint users = 4;
 module_param(users, uint, 0444);
 MODULE_PARM_DESC(users, "One user may have one of so many parts of all VMIDs and vCPUs (4)");
@@ -240,7 +244,7 @@ static int __init realm_init(void)
 	if (error)
 		goto no_interrupts;
 	error = -ENOMEM;
-	device = realm_device_new((u64)pinned_mib << 20, users);
+	device = realm_device_new((u64)pinned_mib << 20, (u64)pinned_mib_user << 20, users);
 	if (!device)
 		goto no_device;
 	pr_info("kvm-realm: %.*s\n", (int)realm_describe(device, text, sizeof(text)), text);

@@ -21,7 +21,7 @@ struct realm_counts {
 	u64 undelegated;
 };
 
-struct realm_file *realm_device_new(u64 pinned, u32 users);
+struct realm_file *realm_device_new(u64 pinned, u64 pinned_by_user, u32 users);
 void realm_device_free(struct realm_file *file);
 s64 realm_file_ioctl(const struct realm_file *file, u32 cmd, u64 arg);
 void realm_file_release(struct realm_file *file);

@@ -37,8 +37,7 @@ impl Archive {
         let (size, name_size) = (content.len(), name.len() + 1);
         self.bytes.extend_from_slice(b"070701");
         // Inode, mode, uid, gid, links, mtime, size, device and rdevice (major, minor), name size, checksum.
-        let fields =
-            [inode as usize, mode as usize, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
+        let fields = [inode as usize, mode as usize, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }

@@ -41,7 +41,16 @@ fn arm64_realm() -> Result<PathBuf> {
     setup::rust_target(TARGET)?;
     step("build the realm command for arm64", || {
         let mut cargo = shell::cargo();
-        cargo.args(["build", "--quiet", "--release", "--locked", "--package", "realm-cli", "--target", TARGET]);
+        cargo.args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--package",
+            "realm-cli",
+            "--target",
+            TARGET,
+        ]);
         cargo.args(["--config", &format!("target.{TARGET}.linker='rust-lld'")]);
         shell::run(cargo.args(["--config", "profile.release.strip=true"]))
     })?;

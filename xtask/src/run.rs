@@ -1,8 +1,8 @@
 //! The main job: a realm from a real kernel, through its whole life.
 
-use crate::{kernel, parts};
 use crate::shell::{self, Result};
 use crate::steps::step;
+use crate::{kernel, parts};
 use std::path::PathBuf;
 
 /// Options of `cargo xtask run`.

@@ -1,9 +1,9 @@
 //! A realm on this computer: through the realm device of the module kvm-realm.
 
-use super::steps::{Counters, Recorder, StepCost};
-use super::{run_vcpus, told};
 use super::Options;
+use super::steps::{Counters, Recorder, StepCost};
 use super::terminal::HELP;
+use super::{run_vcpus, told};
 use crate::output;
 use crate::{Failure, Result};
 use realm_abi::kvm::SystemEvent;
@@ -38,13 +38,12 @@ struct Report<'a> {
 }
 
 /// Runs a realm with its console on standard input and output.
-pub fn run(
-    options: &Options,
-    guest: &Guest,
-    settings: &RealmSettings,
-    predicted: &Measurement,
-) -> Result {
+pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted: &Measurement) -> Result {
     let json = &options.json;
+    if !Path::new(DEVICE).exists() {
+        let why = "not there; the module kvm-realm makes it, on an arm64 machine with an RMM";
+        return Err(Failure::BadInput(format!("{DEVICE}: {why}")));
+    }
     let system = Linux::new(Path::new(DEVICE)).map_err(Failure::failed)?;
     let before = counters();
     let mut recorder = Recorder::new(guest, counters);

@@ -99,7 +99,10 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     for part in ["flash.bin", "host-kernel", "host-initrd.cpio"] {
         let file = machine.parts.join(part);
         if !file.is_file() {
-            return Err(Failure::BadInput(format!("{}: not there; `cargo xtask run` builds it", file.display())));
+            return Err(Failure::BadInput(format!(
+                "{}: not there; `cargo xtask run` builds it",
+                file.display()
+            )));
         }
     }
     let dir = tempfile::tempdir().map_err(Failure::failed)?;
@@ -114,17 +117,18 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     qemu.args(["-M", "virt,secure=on,virtualization=on,gic-version=3"]);
     qemu.args(["-cpu", "max,x-rme=on,cntfrq=62500000", "-smp", &machine.host_cpus.to_string()]);
     qemu.args(["-m", &format!("{}M", memory >> 20), "-nic", "none", "-display", "none", "-monitor", "none"]);
-    qemu.args(["-serial", &format!("file:{}", escaped(&log))]).arg("-bios").arg(machine.parts.join("flash.bin"));
+    qemu.args(["-serial", &format!("file:{}", escaped(&log))])
+        .arg("-bios")
+        .arg(machine.parts.join("flash.bin"));
     // The monitor has the kernel from its flash; QEMU takes a command line only with one.
     qemu.arg("-kernel").arg(machine.parts.join("host-kernel"));
     qemu.args(["-append", &format!("console=ttyAMA0 panic=-1 initrdmem={INITRD:#x},{size}")]);
     qemu.arg("-device");
     qemu.arg(format!("loader,file={},addr={INITRD:#x},force-raw=on", escaped(&initrd)));
     qemu.args(["-device", "virtio-serial-pci"]);
-    for (name, backend) in [
-        (CONSOLE, "stdio,signal=off".to_owned()),
-        (REPORT, format!("socket,path={}", escaped(&socket))),
-    ] {
+    for (name, backend) in
+        [(CONSOLE, "stdio,signal=off".to_owned()), (REPORT, format!("socket,path={}", escaped(&socket)))]
+    {
         let id = name.rsplit('.').next().unwrap_or(name);
         let (kind, rest) = backend.split_once(',').unwrap_or((&backend, ""));
         qemu.args(["-chardev", &format!("{kind},id={id},{rest}")]);
@@ -279,7 +283,11 @@ fn verdict(options: &Options, ended: &Ended, told: &Told, logs: &[&Path]) -> Res
         let what = if ended.timed_out { "did not end in time" } else { "ended early" };
         return Err(Failure::Ended {
             code: if ended.timed_out { TIMEOUT } else { 1 },
-            message: format!("the machine {what}, in {}{}; its log: {kept}", told.where_it_was(), last_lines(logs)),
+            message: format!(
+                "the machine {what}, in {}{}; its log: {kept}",
+                told.where_it_was(),
+                last_lines(logs)
+            ),
         });
     };
     let mut report = told.report.clone().unwrap_or_default();

@@ -138,7 +138,11 @@ fn what_the_hosted_machine_has_not_is_refused() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--ipa-bits", "49"], &["--ipa-bits 49", "at most 48"]),
         (&["--memory", "64G"], &["memory of 64 GiB", "at most 16 GiB"]),
-        (&["--machine", "qemu"], &["'qemu'", "--machine", "hosted"]),
+        (&["--machine", "laptop"], &["'laptop'", "--machine", "hosted"]),
+        (&["--machine", "qemu"], &["target/machine/flash.bin: not there", "cargo xtask run"]),
+        (&["--machine", "kvm"], &["/dev/kvm-realm", "module kvm-realm"]),
+        (&["--machine", "qemu", "--token", "out"], &["--token: only the hosted machine"]),
+        (&["--machine", "kvm", "--challenge", "00"], &["--challenge: only the hosted machine"]),
         (&["--challenge", "abc"], &["'abc'", "--challenge", "3 hexadecimal digits"]),
         (&["--challenge", "xy"], &["'xy'", "not hexadecimal digits"]),
         (&["--challenge", &"00".repeat(65)], &["at most 64"]),

@@ -38,7 +38,8 @@ tell "version host $(uname -r)"
 tell "version module $(dmesg | sed -n 's/.*kvm-realm: \(RMM .*\)/\1/p' | tail -n 1)"
 before=$(free_memory)
 tell "stage vmm"
-sh /realm.sh < "$console" > "$console" 2> /run/errors
+# A port can be opened once at a time.
+sh /realm.sh 2> /run/errors 0<> "$console" 1>&0
 code=$?
 while read -r line; do tell "error $line"; done < /run/errors
 if [ -e /run/report.json ]; then tell "report $(tr -d '\n' < /run/report.json)"; fi
