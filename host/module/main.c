@@ -257,12 +257,14 @@ static int __init realm_init(void)
 	error = register_pm_notifier(&sleep);
 	if (error)
 		goto no_sleep;
+	realm_guard_init();
 	error = misc_register(&misc);
 	if (error)
 		goto no_file;
 	return 0;
 
 no_file:
+	realm_guard_exit();
 	unregister_pm_notifier(&sleep);
 no_sleep:
 	unregister_reboot_notifier(&reboot);
@@ -281,6 +283,7 @@ module_init(realm_init);
 static void __exit realm_exit(void)
 {
 	misc_deregister(&misc);
+	realm_guard_exit();
 	unregister_pm_notifier(&sleep);
 	unregister_reboot_notifier(&reboot);
 	realm_device_free(device);

@@ -94,5 +94,7 @@ void realm_unmask_pmu(bool mask);
 int realm_run_init(void);
 void realm_run_exit(void);
 void realm_memory_exit(void);
+void realm_guard_init(void);
+void realm_guard_exit(void);
 
 #endif

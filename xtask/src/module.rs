@@ -11,6 +11,15 @@ const SOURCE: &str = "host/module";
 /// Functions of the compiler's own library for which a kernel has better ones.
 const KERNELS: [&str; 6] = ["memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen"];
 
+const SECTIONS: &str = "SECTIONS {
+    .text 0 : { *(.text .text.*) }
+    .rodata 0 : { *(.rodata .rodata.*) }
+    .data 0 : { *(.data .data.*) }
+    .bss 0 : { *(.bss .bss.*) }
+    /DISCARD/ : { *(.comment .llvmbc .llvmcmd .eh_frame) }
+}
+";
+
 /// Builds the module for the default kernel and says where it is.
 pub fn command() -> Result {
     let kernel = HostKernel::prepare(DEFAULT)?;
@@ -72,12 +81,17 @@ fn rust_core() -> Result<PathBuf> {
         }
         objects.sort();
         let core = dir.join("rust_core.o");
+        // One section a kind: a kernel keeps a file for each it finds in a module.
+        let script = dir.join("rust_core.lds");
+        std::fs::write(&script, SECTIONS).map_err(Error::file(&script))?;
         let mut link = shell::command("aarch64-linux-gnu-ld");
-        link.args(["-r", "--gc-sections", "-e", "realm_device_new", "-o"]).arg(&core);
+        link.arg("-T")
+            .arg(&script)
+            .args(["--strip-debug", "-r", "--gc-sections", "-e", "realm_device_new", "-o"])
+            .arg(&core);
         link.args(entries.iter().flat_map(|name| ["-u", name]));
         shell::run(link.args(&objects))?;
         let mut hide = shell::command("aarch64-linux-gnu-objcopy");
-        hide.args(["-R", ".llvmbc", "-R", ".llvmcmd"]);
         hide.args(entries.iter().map(|name| format!("--keep-global-symbol={name}")));
         shell::run(hide.arg(&core))?;
         Ok(core)

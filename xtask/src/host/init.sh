@@ -18,6 +18,7 @@ report=/dev/$(port org.realmkit.report)
 console=/dev/$(port org.realmkit.console)
 tell() { echo "$*" > "$report"; }
 
+dmesg -n 8
 free_memory() { awk '/^MemFree/ { print $2 }' /proc/meminfo; }
 # Lines of the kernel's that it writes when something of its own is wrong.
 complaints() { dmesg | grep "WARNING:\|BUG:\|Unable to handle\|Call trace:\|Oops\|SError\|rcu: INFO\|kvm-realm: .*lost\|hung task"; }
