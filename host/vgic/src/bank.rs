@@ -238,15 +238,15 @@ impl Bank {
                 let first = part.wrapping_mul(4);
                 let bytes = value.to_le_bytes().into_iter().zip(mask.to_le_bytes());
                 let mut changed = 0;
-                for (number, (byte, mask)) in (first..).zip(bytes).filter(|(_, (_, mask))| *mask != 0) {
+                for (number, (byte, mask)) in (0..4).zip(bytes) {
+                    let number = first | number;
+                    let there = mask != 0 && self.valid & bit(number) != 0;
                     let new = byte & mask & PRIORITY_BITS;
-                    let valid = self.valid & bit(number) != 0;
-                    if let Some(old) =
-                        self.priority.get_mut(number as usize).filter(|old| valid && **old != new)
-                    {
-                        *old = new;
-                        changed |= bit(number);
+                    match self.priority.get_mut(number as usize) {
+                        Some(old) if there && *old != new => *old = new,
+                        _ => continue,
                     }
+                    changed |= bit(number);
                 }
                 changed
             }
