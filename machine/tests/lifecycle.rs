@@ -18,6 +18,9 @@ const RAM_SIZE: u64 = 8 << 20;
 const IPA_BITS: u8 = 33;
 const UNPROTECTED: u64 = 1 << (IPA_BITS - 1);
 const UART: u64 = UNPROTECTED | 0x100_0000;
+/// The GIC's distributor; the redistributors are before it.
+const DIST: u64 = UNPROTECTED | 0x3fff_0000;
+const REDIST_SIZE: u64 = 0x2_0000;
 /// RAM that no image is in.
 const FREE: u64 = RAM + (4 << 20);
 
@@ -263,6 +266,7 @@ fn take_interrupt(guest: &mut Guest) -> Option<u32> {
 fn a_timer_wakes_a_waiting_realm_with_its_interrupt() {
     let world = World::manual();
     world.machine.set_guest(|guest| {
+        guest.take_interrupts(DIST, DIST - REDIST_SIZE, &[27, 30]);
         for round in 1..4_u64 {
             let deadline = guest.mrs(CNTVCT_EL0).expect("not trapped") + round * 1000;
             guest.arm_virtual_timer(deadline);
@@ -303,6 +307,7 @@ fn a_software_interrupt_reaches_another_vcpu() {
             assert_eq!(guest.read::<u8>(FREE), Ok(5));
             return;
         }
+        guest.take_interrupts(DIST, DIST - REDIST_SIZE, &[5]);
         let mut taken = take_interrupt(guest);
         while taken.is_none() {
             guest.wfi();

@@ -17,7 +17,7 @@ pub(crate) mod user;
 
 pub use lock::{Event, Lock, LockClass};
 
-use crate::run::irqchip::Irqchip;
+use crate::run::irqchip::{GicConfig, Irqchip};
 use crate::{Errno, File};
 use core::fmt::Arguments;
 use realm_abi::GRANULE_SIZE;
@@ -219,13 +219,11 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// The file behind a descriptor of the calling process, `None` if it is none of ours.
     fn file(&self, fd: i32) -> Option<File<Self>>;
 
-    /// An emulated GICv3 for a new VM.
+    /// An emulated GICv3 for a VM, as it is after a reset, with all the memory it ever needs.
     ///
     /// # Errors
-    /// `ENODEV` if this host has none, `ENOMEM`.
-    fn create_irqchip(&self) -> Result<Arc<Self::Irqchip>, Errno> {
-        Err(Errno::ENODEV)
-    }
+    /// `ENOMEM`, or `EINVAL` for a configuration it cannot have.
+    fn create_irqchip(&self, config: &GicConfig) -> Result<Arc<Self::Irqchip>, Errno>;
 
     /// Says why an ioctl is about to fail or a vCPU to stop, in words for who debugs a VMM. Rate-limit it: a VMM can
     /// cause any number.

@@ -1,7 +1,6 @@
 //! The surroundings of the Host core: a kernel.
 
-use crate::irqchip::Lines;
-use crate::lock::{Mutex, WaitQueue};
+use crate::lock::{Mutex, Spins, WaitQueue};
 use crate::log::log;
 use crate::process::result;
 use crate::shim;
@@ -9,7 +8,9 @@ use core::fmt::Arguments;
 use realm_abi::Errno;
 use realm_alloc::{Arc, Box, try_uninit_box};
 use realm_host::host::{Entry, GranuleBytes, PageBlock, Pinned, Purpose};
+use realm_host::irqchip::GicConfig;
 use realm_host::{File, Host};
+use realm_vgic::Vgic;
 
 /// See the module.
 pub struct Kernel;
@@ -24,7 +25,7 @@ impl Kernel {
 impl Host for Kernel {
     type Lock<T: Send> = Mutex<T>;
     type Event = WaitQueue;
-    type Irqchip = Lines;
+    type Irqchip = Vgic<Spins>;
 
     fn page_shift(&self) -> u32 {
         shim::k_page_shift()
@@ -140,8 +141,8 @@ impl Host for Kernel {
         clone
     }
 
-    fn create_irqchip(&self) -> Result<Arc<Lines>, Errno> {
-        Ok(Arc::try_new(Lines::default())?)
+    fn create_irqchip(&self, config: &GicConfig) -> Result<Arc<Vgic<Spins>>, Errno> {
+        Ok(Arc::try_new(Vgic::new(config)?)?)
     }
 
     fn explain(&self, message: Arguments<'_>) {

@@ -10,8 +10,6 @@ mod entries;
 #[cfg(target_os = "none")]
 mod heap;
 #[cfg(target_os = "none")]
-mod irqchip;
-#[cfg(target_os = "none")]
 mod kernel;
 #[cfg(target_os = "none")]
 mod lock;

@@ -1,4 +1,4 @@
-//! Mutexes and events. The C code boxes them: a kernel's must not move.
+//! Mutexes, spin locks and events. The C code boxes them: a kernel's must not move.
 
 use crate::shim;
 use core::cell::UnsafeCell;
@@ -7,6 +7,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use realm_abi::Errno;
 use realm_host::host::{Event, Lock, LockClass};
+use realm_vgic::{Locks, SpinLock};
 
 /// A value behind a mutex.
 pub struct Mutex<T> {
@@ -77,6 +78,78 @@ impl<T> Drop for Guard<'_, T> {
         // SAFETY: this thread holds the mutex, and nothing borrows the value any more.
         unsafe { shim::k_unlock(self.0.raw.as_ptr()) }
     }
+}
+
+/// A value behind a spin lock.
+pub struct Spin<T> {
+    raw: NonNull<c_void>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: a spin lock of the kernel may be used by all threads, and lets one of them have the value at a time.
+unsafe impl<T: Send> Send for Spin<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Spin<T> {}
+
+/// The spin lock while it is held.
+pub struct SpinGuard<'a, T> {
+    lock: &'a Spin<T>,
+    flags: u64,
+}
+
+impl<T: Send> SpinLock<T> for Spin<T> {
+    type Guard<'a>
+        = SpinGuard<'a, T>
+    where
+        T: 'a;
+
+    fn new(value: T) -> Result<Self, Errno> {
+        let raw = NonNull::new(shim::k_spin_new()).ok_or(Errno::ENOMEM)?;
+        Ok(Self { raw, value: UnsafeCell::new(value) })
+    }
+
+    fn lock(&self) -> SpinGuard<'_, T> {
+        // SAFETY: it is a spin lock until `self` is dropped.
+        let flags = unsafe { shim::k_spin_lock(self.raw.as_ptr()) };
+        SpinGuard { lock: self, flags }
+    }
+}
+
+impl<T> Drop for Spin<T> {
+    fn drop(&mut self) {
+        // SAFETY: it is a spin lock, and nobody holds it or comes to it any more.
+        unsafe { shim::k_spin_free(self.raw.as_ptr()) }
+    }
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this CPU holds the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this CPU holds the lock, and this is its only guard.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: this CPU holds the lock, and nothing borrows the value any more.
+        unsafe { shim::k_spin_unlock(self.lock.raw.as_ptr(), self.flags) }
+    }
+}
+
+/// The locks of an interrupt controller.
+pub struct Spins;
+
+impl Locks for Spins {
+    type Lock<T: Send> = Spin<T>;
 }
 
 /// What a vCPU's thread sleeps on.

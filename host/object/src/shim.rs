@@ -32,6 +32,15 @@ unsafe extern "C" {
     /// `mutex_destroy`, and its memory.
     pub fn k_lock_free(lock: *mut c_void);
 
+    /// A new spin lock (`raw_spinlock_t`), null if there is no memory.
+    pub safe fn k_spin_new() -> *mut c_void;
+    /// `raw_spin_lock_irqsave`: the flags. Any context.
+    pub fn k_spin_lock(lock: *mut c_void) -> u64;
+    /// `raw_spin_unlock_irqrestore`.
+    pub fn k_spin_unlock(lock: *mut c_void, flags: u64);
+    /// Its end.
+    pub fn k_spin_free(lock: *mut c_void);
+
     /// A new event, null if there is no memory.
     pub safe fn k_event_new() -> *mut c_void;
     /// Sleeps until it is signalled, the counter reaches `deadline`, or the thread has a signal.

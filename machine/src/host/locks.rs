@@ -1,10 +1,11 @@
-//! The locks and events of the Host core, over std's.
+//! The locks and events of the Host core and of its interrupt controllers.
 
 use super::event_state::EventState;
 use super::{process, rules};
 use crate::probe::log::lock;
 use realm_abi::Errno;
 use realm_host::host::{self, LockClass};
+use realm_vgic::{Locks, SpinLock};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// [`host::Lock`] over std's, with its rules checked (`rules.rs`).
@@ -50,6 +51,30 @@ impl<T: Send> host::Lock<T> for StdLock<T> {
         }
         Ok(self.lock())
     }
+}
+
+/// A lock of the interrupt controller. No interrupt comes to a thread; another one can come in its place while it holds the
+/// lock, so waiting is std's.
+pub struct Spin<T>(Mutex<T>);
+
+impl<T: Send> SpinLock<T> for Spin<T> {
+    type Guard<'a>
+        = MutexGuard<'a, T>
+    where
+        T: 'a;
+    fn new(value: T) -> Result<Self, Errno> {
+        Ok(Self(Mutex::new(value)))
+    }
+    fn lock(&self) -> MutexGuard<'_, T> {
+        lock(&self.0)
+    }
+}
+
+/// The locks of the interrupt controller.
+pub struct SpinLocks;
+
+impl Locks for SpinLocks {
+    type Lock<T: Send> = Spin<T>;
 }
 
 /// [`host::Event`] over std's condition variable.

@@ -1,6 +1,6 @@
 //! What the Host core asks of its surroundings: pages, user pages and files of the calling process, CPUs, time.
 
-use super::locks::{StdEvent, StdLock};
+use super::locks::{SpinLocks, StdEvent, StdLock};
 use super::machine_host::{MAX_EXPLANATIONS, MachineHost};
 use super::{process, rules};
 use crate::hardware::clock::COUNTER_FREQUENCY;
@@ -10,13 +10,14 @@ use crate::probe::fault::Point;
 use crate::probe::log::{Event, lock};
 use realm_abi::{Errno, GRANULE_SIZE};
 use realm_host::host::{Entry, GranuleBytes, PageBlock, Pinned, Purpose};
-use realm_host::{File, Host};
-use realm_simple_gic::SimpleGic;
+use realm_host::irqchip::GicConfig;
+use realm_host::{Arc, File, Host};
+use realm_vgic::Vgic;
 
 impl Host for MachineHost {
     type Lock<T: Send> = StdLock<T>;
     type Event = StdEvent;
-    type Irqchip = SimpleGic;
+    type Irqchip = Vgic<SpinLocks>;
 
     fn page_shift(&self) -> u32 {
         self.shift
@@ -107,9 +108,9 @@ impl Host for MachineHost {
         process::current_call()?.file(fd)
     }
 
-    fn create_irqchip(&self) -> Result<realm_host::Arc<SimpleGic>, Errno> {
+    fn create_irqchip(&self, config: &GicConfig) -> Result<Arc<Vgic<SpinLocks>>, Errno> {
         rules::may_allocate("an interrupt controller");
-        Ok(realm_host::Arc::try_new(SimpleGic::default())?)
+        Ok(Arc::try_new(Vgic::new(config)?)?)
     }
 
     fn explain(&self, message: std::fmt::Arguments<'_>) {

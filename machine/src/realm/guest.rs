@@ -247,6 +247,28 @@ impl Guest {
             Err(_) => unreachable!("the closure has run"),
         }
     }
+    /// Takes these interrupts, of Group 1, as a kernel that starts does, on this virtual CPU. `dist` is where the distributor is,
+    /// `redist` where this virtual CPU's redistributor is.
+    ///
+    /// # Panics
+    /// If nobody is there.
+    pub fn take_interrupts(&mut self, dist: u64, redist: u64, intids: &[u32]) {
+        let mut set = |at: u64, value: u32| {
+            self.write::<u32>(at, value).expect("a register of the GIC");
+        };
+        // GICD_CTLR, GICR_WAKER.
+        set(dist, 0x13);
+        set(redist + 0x14, 0);
+        for &intid in intids {
+            let word = u64::from(intid / 32) * 4;
+            let at = if intid < 32 { redist + 0x1_0000 } else { dist + word };
+            // IGROUPR of all 32, ISENABLER.
+            set(at + 0x80, u32::MAX);
+            set(at + 0x100, 1 << (intid % 32));
+        }
+        // ICC_PMR_EL1 and ICC_IGRPEN1_EL1.
+        self.context(|context| context.gic.ich_vmcr = 0xff << 24 | 1 << 1);
+    }
     /// Arms the virtual timer, interrupt not masked.
     pub fn arm_virtual_timer(&mut self, cval: u64) {
         self.context(move |context| (context.timers.cntv_cval, context.timers.cntv_ctl) = (cval, 1));

@@ -1,6 +1,6 @@
 //! What KVM_RUN does for a running realm.
 
-use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, SHARED, Stage, Vmm, boot, boot_with_pages};
+use crate::vmm::{DIST, IMAGE_SIZE, PAGE, RAM, RAM_SIZE, REDIST, SHARED, Stage, Vmm, boot, boot_with_pages};
 use realm_abi::Errno;
 use realm_abi::kvm::{
     ExitReason, IrqLevel, IrqLine, MEMORY_FAULT_PRIVATE, MpState, SystemEvent, VcpuEvents, numbers,
@@ -221,6 +221,7 @@ fn an_sgi_wakes_a_vcpu_that_waits() {
     static ARRIVED: AtomicBool = AtomicBool::new(false);
     let vmm = active(2, |guest| {
         if guest.mpidr() == 1 {
+            guest.take_interrupts(SHARED + DIST, SHARED + REDIST + 0x2_0000, &[0]);
             ARRIVED.store(true, Ordering::SeqCst);
             guest.wfi();
             return;
@@ -258,6 +259,7 @@ fn every_way_to_wait_sleeps_once_until_the_timer() {
         let woken = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&woken);
         let vmm = active(1, move |guest| {
+            guest.take_interrupts(SHARED + DIST, SHARED + REDIST, &[27]);
             guest.arm_virtual_timer(UNTIL);
             wait(guest);
             seen.store(guest.mrs(CNTVCT_EL0).expect("the counter"), Ordering::SeqCst);
@@ -272,6 +274,7 @@ fn every_way_to_wait_sleeps_once_until_the_timer() {
 fn a_line_from_the_vmm_wakes_a_vcpu() {
     static WAITING: AtomicBool = AtomicBool::new(false);
     let vmm = active(1, |guest| {
+        guest.take_interrupts(SHARED + DIST, SHARED + REDIST, &[33]);
         WAITING.store(true, Ordering::SeqCst);
         guest.wfi();
     });
@@ -290,8 +293,11 @@ fn a_line_from_the_vmm_wakes_a_vcpu() {
 #[test]
 fn the_gic_is_emulated_in_the_kernel() {
     let vmm = active(1, |guest| {
+        // GICD_CTLR with ARE and DS, GICD_PIDR2, GICR_TYPER.
         guest.write::<u32>(SHARED + DIST, 2).expect("the distributor");
-        guest.read::<u32>(SHARED + DIST).expect("the distributor");
+        assert_eq!(guest.read::<u32>(SHARED + DIST), Ok(0x52));
+        assert_eq!(guest.read::<u32>(SHARED + DIST + 0xffe8), Ok(0x3b));
+        assert_eq!(guest.read::<u64>(SHARED + REDIST + 8), Ok(0x10), "vCPU 0, the last");
     });
     run_to_the_end(&vmm, 0);
     vmm.end();

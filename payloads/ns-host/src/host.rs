@@ -3,6 +3,7 @@
 use crate::memory;
 use crate::registers::{Cycles, Guard, Mode};
 use alloc::collections::BTreeMap;
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use realm_abi::Errno;
 use realm_abi::rmi::RmiCommand;
@@ -13,8 +14,9 @@ use realm_el2::{MAX_CPUS, cpu, gic, smc, timer, uart};
 use realm_host::host::{
     Entry, Event, GranuleBytes, Hold, Lock, LockClass, Owner, PageBlock, Pinned, Purpose,
 };
+use realm_host::irqchip::GicConfig;
 use realm_host::{File, Host, UserMemory};
-use realm_simple_gic::SimpleGic;
+use realm_vgic::{Locks, Vgic};
 
 /// A spin lock: there is no scheduler.
 pub struct SpinLock<T>(Mutex<T>);
@@ -32,6 +34,73 @@ impl<T: Send> Lock<T> for SpinLock<T> {
     }
     fn lock_killable(&self) -> Result<MutexGuard<'_, T>, Errno> {
         Ok(self.0.lock())
+    }
+}
+
+/// A spin lock that keeps interrupts away from the CPU that holds it.
+pub struct MaskedLock<T>(Mutex<T>);
+
+/// What holds it. Fields go in this order: the lock is let go before interrupts come.
+pub struct MaskedGuard<'a, T> {
+    guard: MutexGuard<'a, T>,
+    _masked: Masked,
+}
+
+impl<T> Deref for MaskedGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for MaskedGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+impl<T: Send> realm_vgic::SpinLock<T> for MaskedLock<T> {
+    type Guard<'a>
+        = MaskedGuard<'a, T>
+    where
+        T: 'a;
+    fn new(value: T) -> Result<Self, Errno> {
+        Ok(Self(Mutex::new(value)))
+    }
+    fn lock(&self) -> MaskedGuard<'_, T> {
+        let masked = Masked::new();
+        MaskedGuard { guard: self.0.lock(), _masked: masked }
+    }
+}
+
+/// The locks of an interrupt controller.
+pub struct MaskedLocks;
+
+impl Locks for MaskedLocks {
+    type Lock<T: Send> = MaskedLock<T>;
+}
+
+/// Interrupts are away until this goes, if they were not before.
+struct Masked {
+    before: bool,
+}
+
+impl Masked {
+    /// PSTATE.I in DAIF.
+    const I: u64 = 1 << 7;
+
+    fn new() -> Self {
+        let before = mrs!("daif") & Self::I != 0;
+        mask();
+        Self { before }
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        if !self.before {
+            unmask();
+        }
     }
 }
 
@@ -216,7 +285,7 @@ impl BareHost {
 impl Host for BareHost {
     type Lock<T: Send> = SpinLock<T>;
     type Event = CpuEvent;
-    type Irqchip = SimpleGic;
+    type Irqchip = Vgic<MaskedLocks>;
 
     fn page_shift(&self) -> u32 {
         12
@@ -327,8 +396,8 @@ impl Host for BareHost {
         self.files.lock().get(&fd).cloned()
     }
 
-    fn create_irqchip(&self) -> Result<realm_host::Arc<SimpleGic>, Errno> {
-        Ok(realm_host::Arc::try_new(SimpleGic::default())?)
+    fn create_irqchip(&self, config: &GicConfig) -> Result<realm_host::Arc<Vgic<MaskedLocks>>, Errno> {
+        Ok(realm_host::Arc::try_new(Vgic::new(config)?)?)
     }
 
     fn explain(&self, message: core::fmt::Arguments<'_>) {

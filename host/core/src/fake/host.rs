@@ -3,6 +3,7 @@
 use super::rules::{self, FakeEvent, FakeLock};
 use super::{FakeHost, FakeIrqchip, Machine, ON_ALLOC, Step, WIPED};
 use crate::host::{Entry, GranuleBytes, PageBlock, Pinned, Purpose};
+use crate::run::irqchip::GicConfig;
 use crate::{Errno, File, Host};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -177,7 +178,7 @@ impl Host for FakeHost {
         self.machine().files.get(usize::try_from(fd).ok()?)?.clone()
     }
 
-    fn create_irqchip(&self) -> Result<Arc<FakeIrqchip>, Errno> {
+    fn create_irqchip(&self, _config: &GicConfig) -> Result<Arc<FakeIrqchip>, Errno> {
         Ok(Arc::try_new(FakeIrqchip)?)
     }
 

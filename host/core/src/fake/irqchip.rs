@@ -1,14 +1,11 @@
 //! An interrupt controller without interrupts: a line that goes up wakes the first vCPU.
 
 use crate::Errno;
-use crate::run::irqchip::{GicConfig, GicEntry, GicExit, GicRegister, Irqchip, Wake};
+use crate::run::irqchip::{GicEntry, GicExit, GicRegister, Irqchip, Wake};
 
 pub(crate) struct FakeIrqchip;
 
 impl Irqchip for FakeIrqchip {
-    fn init(&self, _config: &GicConfig) -> Result<(), Errno> {
-        Ok(())
-    }
     fn flush(&self, _vcpu: u32, _lrs: usize) -> GicEntry {
         GicEntry::default()
     }

@@ -118,7 +118,7 @@ impl<H: Host> Vcpu<H> {
         vm.host().vcpu_put(&entry);
 
         // If the realm did not run, the list registers are as they were.
-        let untouched = || GicExit { hcr: interface.hcr, lrs: interface.lrs, misr: 0, vmcr: 0 };
+        let untouched = || GicExit { hcr: interface.hcr, lrs: interface.lrs, misr: 0, vmcr: None };
         match entered {
             None => {
                 gic.sync(self.id(), &untouched());
@@ -208,7 +208,7 @@ fn interface_of(exit: &RecExit, lrs: usize) -> GicExit {
         hcr: exit.gicv3_hcr,
         lrs: folded(exit.gicv3_lrs, lrs),
         misr: exit.gicv3_misr,
-        vmcr: exit.gicv3_vmcr,
+        vmcr: Some(exit.gicv3_vmcr),
     }
 }
 

@@ -35,8 +35,8 @@ pub struct GicExit {
     pub lrs: [u64; MAX_LRS],
     /// ICH_MISR_EL2.
     pub misr: u64,
-    /// ICH_VMCR_EL2.
-    pub vmcr: u64,
+    /// ICH_VMCR_EL2; `None` if the realm did not run.
+    pub vmcr: Option<u64>,
 }
 
 /// A write to a CPU interface register that the RMM leaves to the Host (RMM 1.0 reference, trapped registers).
@@ -58,24 +58,18 @@ pub trait Wake {
     fn wake(&self, vcpu: u32);
 }
 
-/// An emulated GICv3 of one VM. All methods may be called on many threads at once and, but for [`Self::init`], in any
-/// context: they neither sleep nor allocate. vCPUs are named by index (`vcpu_id` of KVM_CREATE_VCPU). `wake` is called for a
-/// vCPU that gained a pending interrupt.
+/// An emulated GICv3 of one VM. All methods may be called on many threads at once and in any context: they neither sleep nor
+/// allocate. vCPUs are named by index (`vcpu_id` of KVM_CREATE_VCPU), and by their affinity fields where the guest names them
+/// ([`realm_abi::kvm::vcpu_mpidr`]). `wake` is called for a vCPU that gained an interrupt, or whose list registers hold one
+/// that changed: it is to look at [`Self::pending`] again, or to leave the realm and come to [`Self::flush`].
 pub trait Irqchip: Send + Sync + 'static {
-    /// Starts it (KVM_DEV_ARM_VGIC_CTRL_INIT), with all the memory it ever needs. Called once; if it fails it can be called
-    /// again. Process context, with no lock held.
-    ///
-    /// # Errors
-    /// `ENOMEM`, or `EINVAL` for a configuration it cannot have.
-    fn init(&self, config: &GicConfig) -> Result<(), Errno>;
-
     /// Chooses pending interrupts of `vcpu` for at most `lrs` list registers. HW must be 0 in each.
     fn flush(&self, vcpu: u32, lrs: usize) -> GicEntry;
 
     /// Takes back what a run left of the last [`Self::flush`].
     fn sync(&self, vcpu: u32, exit: &GicExit, wake: &dyn Wake);
 
-    /// Whether `vcpu` has an interrupt it would take.
+    /// Whether `vcpu`, which does not run, has an interrupt that ends a WFI.
     fn pending(&self, vcpu: u32) -> bool;
 
     /// Drives the line of a private interrupt (16 to 31).

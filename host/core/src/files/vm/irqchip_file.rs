@@ -3,7 +3,7 @@
 use super::{Config, Vm};
 use crate::host::user;
 use crate::run::Gic;
-use crate::run::irqchip::{GicConfig, Irqchip};
+use crate::run::irqchip::GicConfig;
 use crate::run::waker::Wakers;
 use crate::{Errno, File, Host, Lock, UserMemory};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +25,8 @@ const DEFAULT_IRQS: u32 = 256;
 const IRQ_STEP: u32 = 32;
 
 /// A GIC whose configuration is not complete.
-pub(crate) struct GicSetup<H: Host> {
-    chip: Arc<H::Irqchip>,
+#[derive(Clone, Copy)]
+pub(crate) struct GicSetup {
     dist: Option<u64>,
     redist: Option<u64>,
     nr_irqs: Option<u32>,
@@ -36,18 +36,12 @@ pub(crate) struct GicSetup<H: Host> {
     starting: bool,
 }
 
-impl<H: Host> Clone for GicSetup<H> {
-    fn clone(&self) -> Self {
-        Self { chip: self.chip.clone(), ..*self }
-    }
-}
-
 /// The interrupt controller of a VM.
 pub(crate) enum GicState<H: Host> {
     /// There is none.
     None,
     /// It is being configured.
-    Setup(GicSetup<H>),
+    Setup(GicSetup),
     /// It runs.
     Running(Arc<Gic<H>>),
 }
@@ -106,7 +100,6 @@ impl<H: Host> Vm<H> {
         if there_is_one(&*this.config.lock_killable()?) {
             return Err(Errno::EEXIST);
         }
-        let chip = this.host().create_irqchip()?;
         let file = IrqchipFile { vm: this.clone(), open: AtomicBool::new(true) };
         let file = File::Irqchip(Arc::try_new(file)?);
         {
@@ -116,7 +109,7 @@ impl<H: Host> Vm<H> {
             }
             let (dist, redist, nr_irqs) = (None, None, None);
             let (initialised, starting) = (false, false);
-            config.gic = GicState::Setup(GicSetup { chip, dist, redist, nr_irqs, initialised, starting });
+            config.gic = GicState::Setup(GicSetup { dist, redist, nr_irqs, initialised, starting });
         }
         this.file_opened();
         let fd = this.device().install(file).inspect_err(|_| {
@@ -176,7 +169,7 @@ impl<H: Host> IrqchipFile<H> {
             if old.starting {
                 return Err(Errno::EBUSY);
             }
-            let mut setup = old.clone();
+            let mut setup = *old;
             self.change(&mut setup, attr, value, count)?;
             let complete = self.complete(&setup, count)?;
             setup.starting = complete.is_some();
@@ -187,13 +180,7 @@ impl<H: Host> IrqchipFile<H> {
     }
 
     /// Changes the configuration as `attr` says, with `count` redistributors.
-    fn change(
-        &self,
-        setup: &mut GicSetup<H>,
-        attr: &DeviceAttr,
-        value: u64,
-        count: u32,
-    ) -> Result<(), Errno> {
+    fn change(&self, setup: &mut GicSetup, attr: &DeviceAttr, value: u64, count: u32) -> Result<(), Errno> {
         match (attr.group, attr.attr) {
             (VGIC_GRP_ADDR, VGIC_V3_ADDR_DIST) => self.set_address(&mut setup.dist, value, DIST_SIZE),
             (VGIC_GRP_ADDR, _) => {
@@ -232,7 +219,7 @@ impl<H: Host> IrqchipFile<H> {
     }
 
     /// What the GIC is started with, if its configuration is complete.
-    fn complete(&self, setup: &GicSetup<H>, vcpus: u32) -> Result<Option<GicConfig>, Errno> {
+    fn complete(&self, setup: &GicSetup, vcpus: u32) -> Result<Option<GicConfig>, Errno> {
         let (true, Some(dist), Some(redist)) = (setup.initialised, setup.dist, setup.redist) else {
             return Ok(None);
         };
@@ -250,11 +237,7 @@ impl<H: Host> IrqchipFile<H> {
 
     /// Starts the GIC, which this thread alone does: it is marked as starting. No vCPU is added any more.
     fn start(&self, config: &GicConfig) -> Result<(), Errno> {
-        let chip = match &self.vm.config.lock().gic {
-            GicState::Setup(setup) => setup.chip.clone(),
-            _ => return Err(Errno::EBUSY),
-        };
-        let started = self.make_gic(chip, config);
+        let started = self.make_gic(config);
         let mut locked = self.vm.config.lock();
         let old = match (&mut locked.gic, &started) {
             (_, Ok(gic)) => core::mem::replace(&mut locked.gic, GicState::Running(gic.clone())),
@@ -270,12 +253,13 @@ impl<H: Host> IrqchipFile<H> {
         Ok(())
     }
 
-    fn make_gic(&self, chip: Arc<H::Irqchip>, config: &GicConfig) -> Result<Arc<Gic<H>>, Errno> {
+    #[inline(never)]
+    fn make_gic(&self, config: &GicConfig) -> Result<Arc<Gic<H>>, Errno> {
         let mut wakers = Wakers::new(self.vm.device().rmm().clone(), config.vcpus)?;
         for vcpu in self.vm.vcpus() {
             wakers.set(vcpu.id(), vcpu.waker().clone());
         }
-        chip.init(config)?;
+        let chip = self.vm.host().create_irqchip(config)?;
         Ok(Arc::try_new(Gic::new(chip, wakers))?)
     }
 
