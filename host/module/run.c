@@ -22,11 +22,16 @@ static void nothing(void *info)
 {
 }
 
-static DEFINE_PER_CPU(call_single_data_t, kick) = CSD_INIT(nothing, NULL);
+/* Given its values when the module starts: a module's per-CPU data is not relocated. */
+static DEFINE_PER_CPU(call_single_data_t, kick);
 
 int realm_run_init(void)
 {
+	unsigned int cpu;
+
 	BUILD_BUG_ON(NR_CPUS >= U16_MAX);
+	for_each_possible_cpu(cpu)
+		INIT_CSD(per_cpu_ptr(&kick, cpu), nothing, NULL);
 	loaded = vzalloc(array_size(VCPUS, sizeof(*loaded)));
 	return loaded ? 0 : -ENOMEM;
 }

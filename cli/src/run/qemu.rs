@@ -125,7 +125,8 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     qemu.args(["-append", &format!("console=ttyAMA0 panic=-1 initrdmem={INITRD:#x},{size}")]);
     qemu.arg("-device");
     qemu.arg(format!("loader,file={},addr={INITRD:#x},force-raw=on", escaped(&initrd)));
-    qemu.args(["-device", "virtio-serial-pci"]);
+    // A host that panics resets its machine: that is the end.
+    qemu.args(["-no-reboot", "-device", "virtio-serial-pci"]);
     for (name, backend) in
         [(CONSOLE, "stdio,signal=off".to_owned()), (REPORT, format!("socket,path={}", escaped(&socket)))]
     {
