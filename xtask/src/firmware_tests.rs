@@ -219,19 +219,24 @@ fn check_host() -> Result {
 /// Verifies the token the realm program `rsi` has printed, as a relying party would that knows the machine's key and what the Host
 /// of this repository puts into that realm.
 fn check_token(said: &str) -> std::result::Result<(), String> {
+    let challenge: Vec<u8> = (0..8).flat_map(|n: u64| (0x6368_616c_6c65_6e00 + n).to_le_bytes()).collect();
+    let rim = rim_of_rsi(&Journal::read(said)).map_err(|why| why.to_string())?;
+    verify_token(said, &rim, &challenge)
+}
+
+/// Verifies the token that is printed in lines `token DIGITS`.
+pub fn verify_token(said: &str, rim: &[u8], challenge: &[u8]) -> std::result::Result<(), String> {
     let digits: String = said.lines().filter_map(|line| line.strip_prefix("token ")).collect();
     let bytes = hex::decode(digits).map_err(|why| why.to_string())?;
     let token = Token::decode(&bytes).map_err(|why| why.to_string())?;
     let key = include_bytes!("../../attest/keys/test-platform-key.pub.pem");
     let key = PublicKey::parse(key).map_err(|why| why.to_string())?;
-    let challenge: Vec<u8> = (0..8).flat_map(|n: u64| (0x6368_616c_6c65_6e00 + n).to_le_bytes()).collect();
-    let rim = rim_of_rsi(&Journal::read(said)).map_err(|why| why.to_string())?;
     let expectations = Expectations {
         platform_key: &key,
         secured: true,
-        rim: Some(&rim),
+        rim: Some(rim),
         rpv: Some(&[0; 64]),
-        challenge: Some(&challenge),
+        challenge: Some(challenge),
     };
     let report = verify(&token, &expectations);
     match report.checks.iter().find(|check| !check.ok) {

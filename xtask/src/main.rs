@@ -8,6 +8,7 @@ mod firmware_tests;
 mod fuzz;
 mod host_kernel;
 mod host_object;
+mod host_tests;
 mod image;
 mod initrd;
 mod kernel;

@@ -4,7 +4,7 @@ use crate::image::Image;
 use crate::miri::{self, Amount};
 use crate::shell::{self, Error, Result};
 use crate::steps::{self, Job, step};
-use crate::{debian, firmware_tests, fuzz, host_object, kernel, run, setup};
+use crate::{debian, firmware_tests, fuzz, host_object, host_tests, kernel, run, setup};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -15,11 +15,22 @@ pub struct Options {
     /// Only the boots of the emulated machine.
     #[arg(long)]
     firmware: bool,
+    /// Only realms on a Debian kernel.
+    #[arg(long)]
+    host: bool,
 }
 
 /// Runs every check, stopping at the first that fails, and prints what each took.
 pub fn test(options: &Options) -> Result {
-    steps::timed(|| if options.firmware { firmware_tests::all() } else { everything(options.nightly) })
+    steps::timed(|| match options {
+        Options { firmware: true, .. } => firmware_tests::all(),
+        Options { host: true, nightly, .. } => host_tests::check(amount(*nightly)),
+        Options { nightly, .. } => everything(*nightly),
+    })
+}
+
+const fn amount(nightly: bool) -> host_tests::Amount {
+    if nightly { host_tests::ALL } else { host_tests::QUICK }
 }
 
 /// What is proved under loom: a package's test that only exists there.
@@ -75,10 +86,12 @@ fn everything(nightly: bool) -> Result {
     main_job()?;
     setup::qemu()?;
     step("build the images", || Image::ALL.iter().try_for_each(|image| image.build().map(|_| ())))?;
+    host_tests::build()?;
     miri::build()?;
     fuzz::build()?;
     // What is left uses one CPU each, or waits. QEMU goes first: it takes longest.
-    let mut jobs: Vec<Job<'_>> = vec![Box::new(firmware_tests::all)];
+    let mut jobs: Vec<Job<'_>> =
+        vec![Box::new(|| host_tests::check(amount(nightly))), Box::new(firmware_tests::all)];
     jobs.extend(miri::jobs(if nightly { Amount::All } else { Amount::Quick }));
     jobs.extend(fuzz::jobs(fuzz::targets()?, if nightly { 120 } else { 5 }));
     steps::together(jobs)?;

@@ -20,6 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code when the realm has asked to start anew.
 const RESET: u8 = 3;
+/// Exit code when the realm's kernel has panicked: it says so, and asks to start anew.
+const PANIC: u8 = 5;
+/// What Linux says.
+const PANICKED: &str = "Kernel panic - not syncing";
 
 /// The JSON.
 #[derive(Serialize)]
@@ -79,6 +83,9 @@ pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted
     };
     json.write(&report, &explain(&report, &lived))?;
     match stop {
+        Stop::Event(SystemEvent::RESET) if report.console.contains(PANICKED) => {
+            Err(Failure::Ended { code: PANIC, message: "the realm's kernel panicked".into() })
+        }
         Stop::Event(SystemEvent::RESET) => Err(Failure::Ended { code: RESET, message: String::new() }),
         Stop::Event(SystemEvent::CRASH) => Err(Failure::Failed("the realm says that it has crashed".into())),
         _ => Ok(()),

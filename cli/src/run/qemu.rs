@@ -55,6 +55,8 @@ struct Told {
     versions: Vec<(String, String)>,
     complaints: Vec<String>,
     errors: Vec<String>,
+    /// What a script of the caller's says.
+    said: Vec<String>,
     /// The report of the command that ran in the host.
     report: Option<serde_json::Value>,
     /// KiB of free memory before and after the realm.
@@ -72,6 +74,7 @@ impl Told {
                 self.versions.push((what.to_owned(), version.to_owned()));
             }
             "complaint" => self.complaints.push(rest.to_owned()),
+            "said" => self.said.push(rest.to_owned()),
             "error" => self.errors.push(rest.to_owned()),
             "report" => self.report = serde_json::from_str(rest).ok(),
             "memory" => {
@@ -298,6 +301,7 @@ fn verdict(options: &Options, ended: &Ended, told: &Told, logs: &[&Path]) -> Res
         object.insert("machine".into(), "qemu".into());
         object.insert("host_complaints".into(), told.complaints.clone().into());
         object.insert("versions".into(), versions.into());
+        object.insert("host_said".into(), told.said.clone().into());
         if let Some((before, after)) = told.memory {
             object.insert("host_memory_kib".into(), serde_json::json!({ "before": before, "after": after }));
         }

@@ -44,7 +44,7 @@ sh /realm.sh 2> /run/errors 0<> "$console" 1>&0
 code=$?
 while read -r line; do tell "error $line"; done < /run/errors
 if [ -e /run/report.json ]; then tell "report $(tr -d '\n' < /run/report.json)"; fi
-if [ -e /host.sh ]; then sh /host.sh; fi
+if [ -e /host.sh ]; then . /host.sh; fi
 rmmod kvm-realm || tell "complaint kvm-realm cannot be unloaded"
 tell "memory $before $(free_memory)"
 end $code
