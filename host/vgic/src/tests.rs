@@ -3,6 +3,7 @@
 mod hardware;
 mod lists;
 mod model;
+mod noise;
 mod random;
 mod registers;
 mod sgi;
