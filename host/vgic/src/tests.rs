@@ -1,5 +1,6 @@
 //! What all tests of the GIC need, and tests of the whole.
 
+mod cpus;
 mod hardware;
 mod lists;
 mod model;
