@@ -8,6 +8,7 @@ use core::arch::asm;
 const CTLR: u64 = 0x0000;
 const IGROUPR: u64 = 0x0080;
 const ISENABLER: u64 = 0x0100;
+const ISACTIVER: u64 = 0x0300;
 const IPRIORITYR: u64 = 0x0400;
 /// Of the first frame of a redistributor.
 const TYPER: u64 = 0x0008;
@@ -66,4 +67,16 @@ fn priorities(first: u64) {
     for word in 0..8 {
         put(first + word * 4, PRIORITY);
     }
+}
+
+/// Sets the priority of an SGI of this vCPU.
+pub fn set_priority(sgi: u64, priority: u64) {
+    let address = redistributor() + SGI_FRAME + IPRIORITYR + sgi;
+    // SAFETY: a register of the GIC, of which this is one byte.
+    unsafe { asm!("strb {0:w}, [{1}]", in(reg) priority, in(reg) address, options(nostack)) };
+}
+
+/// The private interrupts of this vCPU that are active.
+pub fn active() -> u64 {
+    get(redistributor() + SGI_FRAME + ISACTIVER)
 }

@@ -124,3 +124,11 @@ fn a_wait_ends_by_what_the_cpu_interface_passes_on() {
         }
     }
 }
+
+#[test]
+fn one_that_a_register_makes_active_is_active_where_it_would_go() {
+    let gic = Gic::awake(2, 64);
+    gic.write(DIST + 0x6000 + 40 * 8, 8, 1);
+    gic.write(DIST + 0x304, 4, 1 << 8);
+    assert_eq!((gic.flush(0, 4).lrs[0], gic.flush(1, 4).lrs[0]), (0, lr(40, ACTIVE | EOI)));
+}

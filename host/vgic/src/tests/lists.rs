@@ -186,6 +186,21 @@ fn an_edge_is_taken_once_and_one_that_comes_while_it_is_active_once_more() {
 }
 
 #[test]
+fn an_edge_that_is_cleared_after_it_came_again_is_cleared() {
+    for (intid, base) in [(26, redist(0) + SGI), (41, DIST + 4)] {
+        let gic = gic(&[intid]);
+        gic.make_edge(intid);
+        gic.line(intid, true);
+        next(&gic, 4);
+        gic.line(intid, false);
+        gic.line(intid, true);
+        gic.write(base + 0x280, 4, 1 << (intid % 32));
+        gic.back(&[lr(intid, ACTIVE)]);
+        assert_eq!((next(&gic, 4), gic.read(base + 0x200, 4)), ([lr(intid, ACTIVE)].into(), 0));
+    }
+}
+
+#[test]
 fn an_edge_that_comes_after_the_acknowledgement_and_before_the_exit_is_not_lost() {
     for intid in [26, 41] {
         let gic = gic(&[intid]);
@@ -334,6 +349,10 @@ fn with_split_ends_nothing_is_counted_and_dir_deactivates_wherever_it_is_written
     gic.line(40, true);
     assert_eq!(gic.flush(0, 4).hcr & TDIR, TDIR, "DIR is trapped");
     split(&[lr(27, ACTIVE | EOI), lr(40, ACTIVE | EOI)], 0, 2);
+    assert_eq!((gic.read(DIST + 0x304, 4), gic.read(redist(0) + SGI + 0x300, 4)), (1 << 8, 1 << 27));
+    // Nor is it for those that are in none.
+    gic.flush(0, 0);
+    split(&[], 0, 2);
     assert_eq!((gic.read(DIST + 0x304, 4), gic.read(redist(0) + SGI + 0x300, 4)), (1 << 8, 1 << 27));
     let dir = |vcpu, intid| gic.chip.write_register(vcpu, GicRegister::Dir, intid, &gic.woken);
     dir(1, 27);
