@@ -93,6 +93,8 @@ pub fn guest(cpus: u32) -> Guest {
 pub enum Ipa {
     Ram { shared: bool, offset: u32 },
     Uart { shared: bool, offset: u8 },
+    /// The distributor's frame, or one of the redistributors' before it.
+    Gic { shared: bool, offset: u32 },
     Any(u64),
 }
 
@@ -106,6 +108,9 @@ impl Ipa {
             Self::Ram { shared, offset } => half(shared) + RAM + u64::from(offset) % (RAM_SIZE + 0x1000),
             Self::Uart { shared, offset } => {
                 half(shared) + realm_vmm::layout::UART_BASE + u64::from(offset % 16)
+            }
+            Self::Gic { shared, offset } => {
+                half(shared) + realm_vmm::layout::GIC_DIST_BASE - 0x4_0000 + u64::from(offset) % 0x5_0000
             }
             Self::Any(address) => address,
         }
@@ -135,6 +140,8 @@ pub enum GuestOp {
         args: [u64; 3],
     },
     Hvc,
+    /// A write of ICC_SGI1R_EL1, ICC_ASGI1R_EL1, ICC_SGI0R_EL1 or ICC_DIR_EL1.
+    Gic(u8, u64),
     Timer {
         physical: bool,
         ticks: u8,
@@ -192,6 +199,10 @@ impl GuestOp {
             }
             Self::Hvc => {
                 let _ = guest.hvc();
+            }
+            Self::Gic(register, value) => {
+                let op2 = [5, 6, 7, 1][usize::from(register % 4)];
+                let _ = guest.msr(realm_machine::sysregs::encoding(3, 0, 12, 11, op2), *value);
             }
             Self::Timer { physical, ticks } => {
                 let deadline = guest.mrs(realm_machine::sysregs::CNTVCT_EL0).unwrap_or(0) + u64::from(*ticks);

@@ -23,7 +23,7 @@
 //! and a vCPU can go on on any CPU.
 //!
 //! LPIs are not there yet. They have INTIDs from 8192, and neither an active state nor a line: a table of them becomes one
-//! more source of [`lists`].
+//! more source of `lists`.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(

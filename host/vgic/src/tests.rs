@@ -1,8 +1,10 @@
 //! What all tests of the GIC need, and tests of the whole.
 
+mod cpus;
 mod hardware;
 mod lists;
 mod model;
+mod noise;
 mod random;
 mod registers;
 mod sgi;

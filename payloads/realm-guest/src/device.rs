@@ -29,9 +29,9 @@ pub fn absent() -> u64 {
     at(ABSENT)
 }
 
-/// The frames of the GIC: distributor and first redistributor, which keep what is written.
-pub fn gic_frames() -> [u64; 2] {
-    [at(0x3fff_0000), at(0x3ffd_0000)]
+/// The distributor; the redistributors end where it begins.
+pub fn distributor() -> u64 {
+    at(0x3fff_0000)
 }
 
 /// Prints a byte.

@@ -1,6 +1,7 @@
 //! Interrupts: the virtual CPU interface, the timers, and what each interrupt does.
 
 use crate::device::{self, Command};
+use crate::gic;
 use crate::sysreg::{instruction, mrs, msr};
 use crate::vcpu::{self, MAX_VCPUS};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ static UNCOUNTED: AtomicU64 = AtomicU64::new(0);
 
 /// Makes this vCPU take interrupts of all priorities.
 pub fn init() {
+    gic::init();
     // SRE, DFB, DIB; no EOImode; all priorities; Group 1.
     msr!("S3_0_C12_C12_5", 7);
     instruction!("isb");

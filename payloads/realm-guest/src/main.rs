@@ -9,6 +9,8 @@ mod device;
 #[cfg(target_os = "none")]
 mod exception;
 #[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
 mod interrupt;
 #[cfg(target_os = "none")]
 mod memory;

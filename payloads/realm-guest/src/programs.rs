@@ -3,6 +3,7 @@
 mod hostile;
 mod idle;
 mod interrupts;
+mod lists;
 mod memory;
 mod mmio;
 mod noisy;

@@ -1,5 +1,6 @@
 //! Timers, shared interrupts, SGIs to oneself, and the counters.
 
+use super::lists;
 use crate::device::{self, Command};
 use crate::exception::{UNDEFINED, attempt};
 use crate::interrupt::{
@@ -64,6 +65,7 @@ pub fn run(run: &Run) {
     wait_with_timeout(run);
     line(run);
     own_sgi(run);
+    lists::run(run);
     run.equal("nothing-else", interrupt::uncounted(), 0);
     run.end();
 }

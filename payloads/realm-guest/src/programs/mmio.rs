@@ -34,9 +34,10 @@ pub fn run(run: &Run) {
     stores(run, at);
     loads(run, at);
     registers(run, at);
-    for frame in device::gic_frames() {
-        store!("str {value:w}, [{address}, #0x80]", frame, 0xffff_ff7f_u64);
-        run.equal("gic-frame", load!("ldr {value:w}, [{address}, #0x80]", frame), 0xffff_ff7f);
+    // IGROUPR1 of the distributor, and IGROUPR0 of the redistributor before it.
+    for groups in [device::distributor() + 0x84, device::distributor() - 0xff80] {
+        store!("str {value:w}, [{address}]", groups, 0xffff_ff7f_u64);
+        run.equal("gic-frame", load!("ldr {value:w}, [{address}]", groups), 0xffff_ff7f);
     }
     refused(run, at);
     run.end();
