@@ -58,7 +58,7 @@ fn boot(amount: Amount) -> Result {
     realm.args(["run", "--machine", "qemu", "--json", "-", "--parts"]).arg(parts::build()?);
     realm.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest_initrd);
     realm.arg("--host-script").arg(&script).arg("--host-log").arg(&log);
-    realm.args(["--cpus", &CPUS.to_string(), "--timeout", &amount.limit.to_string()]);
+    realm.args(["--memory", "192M", "--cpus", &CPUS.to_string(), "--timeout", &amount.limit.to_string()]);
     realm.args([
         "--append",
         &format!("console=ttyS0 quiet swiotlb=8192 panic=-1 nonce={nonce} checks={CPUS}"),

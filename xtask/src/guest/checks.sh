@@ -57,18 +57,16 @@ if [ -n "$cpus" ]; then
     check sleep $? "$slept s"
 
     echo "@state guest memory"
-    # As much as is free, but for what the kernel needs to go on: other content in each part, read back when all is there.
-    parts=$(awk '/^MemAvailable/ { print int($2 / 1024 / 16) - 2 }' /proc/meminfo)
+    # As much as is free, but for what the kernel needs to go on: other content in each MiB, read back when all is there.
     mkdir -p /fill && mount -t tmpfs -o size=95% none /fill
+    yes "$nonce" | head -c 1048576 > /tmp/seed
+    part() { echo "part $1"; cat /tmp/seed; }
+    parts=$(awk '/^MemAvailable/ { print int($2 / 1024) - 24 }' /proc/meminfo)
     part=0
-    while [ $part -lt "$parts" ]; do
-        yes "part $part of $nonce" | head -c 16777216 > /fill/$part || break
-        part=$((part + 1))
-    done
+    while [ $part -lt "$parts" ] && part $part > /fill/$part; do part=$((part + 1)); done
     equal written "$part" "$parts"
     part=0
-    while [ $part -lt "$parts" ]; do
-        yes "part $part of $nonce" | head -c 16777216 | cmp -s - /fill/$part || break
+    while [ $part -lt "$parts" ] && [ "$(md5sum < /fill/$part)" = "$(part $part | md5sum)" ]; do
         part=$((part + 1))
     done
     equal read-back "$part" "$parts"
