@@ -3,10 +3,6 @@
 use crate::lr::Lr;
 use crate::registers::Field;
 
-/// Priority bits that a virtual CPU interface has at least (IHI 0069, ICH_VTR_EL2.PRIbits): those below read as zero, and so no
-/// list register has any that the RMM would refuse.
-const PRIORITY_BITS: u8 = 0xf8;
-
 /// The numbers of the bits that are set.
 pub fn bits(word: u32) -> impl Iterator<Item = u32> {
     let mut left = word;
@@ -241,7 +237,7 @@ impl Bank {
                 for (number, (byte, mask)) in (0..4).zip(bytes) {
                     let number = first | number;
                     let there = mask != 0 && self.valid & bit(number) != 0;
-                    let new = byte & mask & PRIORITY_BITS;
+                    let new = byte & mask;
                     match self.priority.get_mut(number as usize) {
                         Some(old) if there && *old != new => *old = new,
                         _ => continue,

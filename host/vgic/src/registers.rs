@@ -89,6 +89,8 @@ impl Row {
 
     const fn interrupts(offset: u32, bytes: u32, field: Field) -> Self {
         let (sizes, written) = match field {
+            // Priority bits that a virtual CPU interface has at least (IHI 0069, ICH_VTR_EL2.PRIbits): so no list register has
+            // any that the RMM would refuse.
             Field::Priority => (sizes::BYTE_OR_WORD, 0xf8f8_f8f8),
             Field::Config => (sizes::WORD, 0xaaaa_aaaa),
             _ => (sizes::WORD, 0xffff_ffff),

@@ -2,12 +2,14 @@
 
 mod cpus;
 mod hardware;
+mod linux;
 mod lists;
 mod model;
 mod noise;
 mod random;
 mod registers;
 mod sgi;
+mod threads;
 
 use crate::{Locks, SpinLock, Vgic};
 use realm_abi::Errno;
