@@ -95,7 +95,8 @@ pub enum Want {
 /// The interrupts for the list registers: by urgency, then by priority.
 ///
 /// A pending one that is left out has a lower priority than all that are in, so it is not missed before these are
-/// acknowledged, which NPIE tells, or their group is turned off, or its own on.
+/// acknowledged, which NPIE tells, or their group is turned off, or its own on. UIE would tell earlier, when one is left:
+/// nothing is won by that.
 pub struct Picks {
     /// The best so far, in order; the rest is [`Self::NONE`].
     keys: [u64; MAX_LRS],
