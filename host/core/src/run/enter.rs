@@ -215,7 +215,9 @@ fn interface_of(exit: &RecExit, lrs: usize) -> GicExit {
 /// Fills the enter half of the run page.
 fn fill(enter: &mut RecEnter, pending: Pending, registers: &[u64; GPRS], gic: &GicEntry) {
     enter.zero();
-    let mut flags = EnterFlags::empty();
+    // A vCPU that has nothing to do gives the CPU back; one with an interrupt it would take does not wait at a WFI, and that is not
+    // trapped then (Arm ARM, HCR_EL2.TWI).
+    let mut flags = EnterFlags::TRAP_WFI;
     match pending {
         // The loop turns these into others before it enters.
         Pending::Nothing | Pending::Mmio(_) | Pending::RipasChange(_) => {}
@@ -227,10 +229,6 @@ fn fill(enter: &mut RecEnter, pending: Pending, registers: &[u64; GPRS], gic: &G
         Pending::RejectRipas => flags |= EnterFlags::RIPAS_RESPONSE,
         Pending::HostCall => enter.gprs = *registers,
         Pending::Register(value) => set_first(&mut enter.gprs, value),
-    }
-    // A vCPU that has nothing to do gives the CPU back; one with an interrupt would not stop at the WFI anyway.
-    if gic.lrs.iter().all(|value| value & lr::STATE == 0) {
-        flags |= EnterFlags::TRAP_WFI;
     }
     enter.flags = flags.bits();
     enter.gicv3_hcr = gic.hcr;
@@ -312,11 +310,11 @@ mod tests {
         let (idle, busy) = (gic(&[]), gic(&[PENDING | 27]));
         let wfi = EnterFlags::TRAP_WFI;
         assert_eq!(flags(Pending::Nothing, &idle), (wfi, 0));
-        assert_eq!(flags(Pending::Nothing, &busy), (EnterFlags::empty(), 0));
-        assert_eq!(flags(Pending::Emulated { value: 9 }, &busy), (EnterFlags::EMUL_MMIO, 9));
+        assert_eq!(flags(Pending::Nothing, &busy), (wfi, 0));
+        assert_eq!(flags(Pending::Emulated { value: 9 }, &busy), (EnterFlags::EMUL_MMIO | wfi, 9));
         assert_eq!(flags(Pending::InjectSea, &idle), (EnterFlags::INJECT_SEA | wfi, 0));
-        assert_eq!(flags(Pending::RejectRipas, &busy), (EnterFlags::RIPAS_RESPONSE, 0));
-        assert_eq!(flags(Pending::Register(3), &busy), (EnterFlags::empty(), 3));
-        assert_eq!(flags(Pending::HostCall, &busy), (EnterFlags::empty(), 8));
+        assert_eq!(flags(Pending::RejectRipas, &busy), (EnterFlags::RIPAS_RESPONSE | wfi, 0));
+        assert_eq!(flags(Pending::Register(3), &busy), (wfi, 3));
+        assert_eq!(flags(Pending::HostCall, &busy), (wfi, 8));
     }
 }
