@@ -86,7 +86,13 @@ fn what_is_read_comes_before_what_is_written() {
 #[test]
 fn an_index_too_far_ahead_is_broken() {
     for index in [17_u16, 0x8000, 0xffff] {
-        breaks(BASIC, |machine, ring| machine.poke(ring.avail + 2, &index.to_le_bytes()));
+        breaks(BASIC, |machine, ring| {
+            // All of them could be done.
+            for descriptor in 0..16 {
+                ring.write_descriptor(ring.descriptors, descriptor, RAM.base + 0x8_0000, 8, WRITE, 0);
+            }
+            machine.poke(ring.avail + 2, &index.to_le_bytes());
+        });
     }
 }
 
@@ -103,8 +109,10 @@ fn an_indirect_table_is_where_it_may_be_and_of_a_size_it_may_have() {
     // A table in a table, a loop in one, a way out of one.
     for (flags, next) in [(TABLE, 0), (NEXT | WRITE, 0), (NEXT | WRITE, 2)] {
         breaks(BASIC | INDIRECT, |machine, ring| {
-            ring.write_descriptor(table, 0, RAM.base, 16, flags, next);
-            ring.write_descriptor(table, 1, RAM.base, 16, WRITE, 0);
+            ring.write_descriptor(table, 0, RAM.base + 0x8_0000, 16, flags, next);
+            for index in 1..4 {
+                ring.write_descriptor(table, index, RAM.base + 0x8_0000, 16, WRITE, 0);
+            }
             ring.write_descriptor(ring.descriptors, 0, table, 32, TABLE, 0);
             ring.publish(0);
             assert_eq!(machine.peek(ring.descriptors + 12, 2), [4, 0]);
