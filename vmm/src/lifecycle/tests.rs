@@ -3,7 +3,7 @@ use crate::image::tests::image;
 use crate::{Guest, GuestConfig};
 use realm_abi::Errno;
 use realm_abi::kvm::{
-    self, EnableCap, ExitMemoryFault, ExitMmio, ExitSystemEvent, FileKind, InternalError, Ioctl,
+    self, EnableCap, ExitMemoryFault, ExitMmio, ExitSystemEvent, FileKind, InternalError, Ioctl, IrqLevel,
     MemoryAttributes, OneReg, RealmCommand, RmePopulate, Run, SystemEvent, VcpuInit,
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -26,8 +26,8 @@ struct State {
     calls: Vec<String>,
     run_page: Option<u64>,
     script: VecDeque<(Result<i64, Errno>, Run)>,
-    /// First byte of the MMIO data at each KVM_RUN.
-    entered_with: Vec<u8>,
+    /// The MMIO data at each KVM_RUN.
+    entered_with: Vec<u64>,
     kicks: Vec<Fd>,
 }
 
@@ -90,6 +90,10 @@ impl State {
                 let one: OneReg = self.get(arg);
                 let value: u64 = self.get(one.addr);
                 format!("{ioctl} {}={value:#x}", kvm::reg::RegId(one.id))
+            }
+            Ioctl::IrqLine => {
+                let line: IrqLevel = self.get(arg);
+                format!("{ioctl} {:#x}={}", line.irq, line.level)
             }
             Ioctl::ArmVcpuInit => format!("{ioctl} {:#x}", self.get::<VcpuInit>(arg).features[0]),
             Ioctl::CreateVm => format!("{ioctl} {arg:#x}"),
@@ -155,7 +159,7 @@ impl System for FakeKernel {
             Ioctl::Run => {
                 let (result, run) = state.script.pop_front().expect("a scripted exit");
                 let page = state.run_page.expect("a mapped page");
-                let data = state.at(page + 40, 1)?[0];
+                let data = state.get(page + 40);
                 state.entered_with.push(data);
                 state.at(page, 288)?.copy_from_slice(&run.as_bytes()[..288]);
                 result?
@@ -211,10 +215,14 @@ fn fault(flags: u64, gpa: u64, size: u64) -> impl FnOnce(&mut Run) {
 }
 
 fn mmio(phys_addr: u64, write: Option<u8>) -> impl FnOnce(&mut Run) {
+    access(phys_addr, 1, write.map(u64::from))
+}
+
+fn access(phys_addr: u64, len: u32, write: Option<u64>) -> impl FnOnce(&mut Run) {
     move |run| {
-        let mut exit = ExitMmio { phys_addr, len: 1, is_write: write.is_some().into(), ..Default::default() };
-        exit.data[0] = write.unwrap_or(0);
-        run.set_mmio(&exit);
+        let data = write.unwrap_or(0).to_le_bytes();
+        let is_write = write.is_some().into();
+        run.set_mmio(&ExitMmio { phys_addr, len, is_write, data, ..Default::default() });
     }
 }
 
@@ -319,6 +327,119 @@ fn an_access_to_nothing_is_answered_with_an_abort() {
     kernel.script(Ok(0), shutdown);
     assert_eq!(vm.run_vcpu(0), Ok(Stop::Event(SystemEvent::SHUTDOWN)));
     assert_eq!(kernel.take_calls(), ["KVM_RUN", "KVM_SET_VCPU_EVENTS", "KVM_RUN"]);
+}
+
+#[test]
+fn a_read_of_a_device_is_answered_in_its_size() {
+    let kernel = FakeKernel::new(None);
+    let vm = build(&kernel);
+    for len in [1, 2, 4, 8] {
+        kernel.script(Ok(0), access(0x4010_0000, len, None));
+    }
+    kernel.script(Ok(0), shutdown);
+    assert_eq!(vm.run_vcpu(0), Ok(Stop::Event(SystemEvent::SHUTDOWN)));
+    assert_eq!(lock(&kernel.state).entered_with, [0, 0xf4, 0x1af4, 0x1043_1af4, 0x0010_0000_1043_1af4]);
+    kernel.script(Ok(0), access(0x4010_0000, 3, None));
+    assert!(matches!(vm.run_vcpu(0), Err(VmError::Exit { vcpu: 0, .. })));
+    kernel.script(Ok(0), access(0x4010_0000, 9, Some(0)));
+    assert!(matches!(vm.run_vcpu(0), Err(VmError::Exit { vcpu: 0, .. })));
+}
+
+#[test]
+fn a_message_is_an_edge_of_its_interrupt() {
+    let kernel = FakeKernel::new(None);
+    let vm = build(&kernel);
+    kernel.script(Ok(0), access(0x4000_0040, 4, Some(70)));
+    kernel.script(Ok(0), access(0x4000_0040, 4, Some(32)));
+    kernel.script(Ok(0), shutdown);
+    assert_eq!(vm.run_vcpu(0), Ok(Stop::Event(SystemEvent::SHUTDOWN)));
+    let calls = ["KVM_RUN", "KVM_IRQ_LINE 0x1000046=1", "KVM_IRQ_LINE 0x1000046=0", "KVM_RUN", "KVM_RUN"];
+    assert_eq!(kernel.take_calls(), calls, "32 is the UART's, not a message's");
+}
+
+#[test]
+fn an_interrupt_that_cannot_be_raised_ends_the_vcpu() {
+    let kernel = FakeKernel::new(Some(31));
+    let vm = RealmVm::build(&kernel, &guest(), &SETTINGS, &mut ()).unwrap();
+    kernel.script(Ok(0), access(0x4000_0040, 4, Some(70)));
+    assert!(matches!(
+        vm.run_vcpu(0),
+        Err(VmError::Ioctl { call: Call { ioctl: Ioctl::IrqLine, .. }, errno: Errno::ENOMEM })
+    ));
+}
+
+/// Where the test of hvc0 has its queues, with the bit that says shared.
+const RINGS: u64 = 0x8030_0000 | 1 << 32;
+
+/// What a driver does to have hvc0: memory and bus mastering, MSI-X for two queues, features, two queues of 4 descriptors.
+fn bring_up_hvc(kernel: &FakeKernel) {
+    let (config, common, msix) = (0x4010_0000, 0x5000_0000_u64, 0x5000_4000_u64);
+    let mut writes = vec![(config + 4, 2, 6), (config + 0x42, 2, 0x8000)];
+    for vector in 0..2 {
+        let entry = msix + 16 * vector;
+        writes.extend([(entry, 4, 0x4000_0040), (entry + 8, 4, 64 + vector), (entry + 12, 4, 0)]);
+    }
+    writes.extend([(common + 0x14, 1, 3), (common + 8, 4, 1), (common + 12, 4, 3), (common + 0x14, 1, 11)]);
+    for queue in 0..2 {
+        let at = RINGS + 0x1000 * queue;
+        writes.extend([(common + 0x16, 2, queue), (common + 0x18, 2, 4), (common + 0x1a, 2, queue)]);
+        writes.extend([
+            (common + 0x20, 8, at),
+            (common + 0x28, 8, at + 0x100),
+            (common + 0x30, 8, at + 0x200),
+        ]);
+        writes.push((common + 0x1c, 2, 1));
+    }
+    writes.push((common + 0x14, 1, 15));
+    for (address, len, value) in writes {
+        kernel.script(Ok(0), access(address, len, Some(value)));
+    }
+    kernel.script(Ok(0), shutdown);
+}
+
+#[test]
+fn hvc0_reaches_from_a_persons_keys_to_the_screen() {
+    #[derive(Clone, Default)]
+    struct Screen(std::sync::Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            lock(&self.0).write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let kernel = FakeKernel::new(None);
+    let vm = build(&kernel);
+    let screen = Screen::default();
+    vm.show_hvc(Box::new(screen.clone()));
+    let place = |queue: u64, offset: u64| vm.shared_ram + 0x30_0000 + 0x1000 * queue + offset;
+    // A buffer of 16 bytes to the realm, and "# " from it.
+    for (queue, len, flags) in [(0_u64, 16_u32, 2_u16), (1, 2, 0)] {
+        let buffer = (RINGS + 0x1000 * queue + 0x800).to_le_bytes();
+        let descriptor = [&buffer[..], &len.to_le_bytes(), &flags.to_le_bytes(), &[0; 2]].concat();
+        kernel.write(place(queue, 0), &descriptor).unwrap();
+        kernel.write(place(queue, 0x102), &[1, 0]).unwrap();
+    }
+    kernel.write(place(1, 0x800), b"# ").unwrap();
+
+    bring_up_hvc(&kernel);
+    assert_eq!(vm.run_vcpu(0), Ok(Stop::Event(SystemEvent::SHUTDOWN)));
+    assert_eq!((vm.hvc_output(), lock(&screen.0).clone()), (b"# ".to_vec(), b"# ".to_vec()));
+    let interrupts = |calls: Vec<String>| {
+        let lines = calls.into_iter().filter_map(|call| Some(call.strip_prefix("KVM_IRQ_LINE ")?.to_owned()));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(interrupts(kernel.take_calls()), ["0x1000041=1", "0x1000041=0"]);
+
+    assert_eq!(vm.type_in_hvc(b"ls\n"), Ok(3));
+    assert_eq!(interrupts(kernel.take_calls()), ["0x1000040=1", "0x1000040=0"]);
+    let (mut used, mut text) = ([0; 8], [0; 3]);
+    kernel.read(place(0, 0x204), &mut used).unwrap();
+    kernel.read(place(0, 0x800), &mut text).unwrap();
+    assert_eq!((used, &text), ([0, 0, 0, 0, 3, 0, 0, 0], b"ls\n"));
+    assert_eq!((vm.resize_hvc(100, 40), vm.resume_hvc(), vm.verdict()), (Ok(()), Ok(()), vec![]));
+    assert!(vm.output().is_empty(), "the UART is another");
 }
 
 #[test]
