@@ -45,12 +45,13 @@ pub fn run(guest: &Guest, settings: &RealmSettings, predicted: &Measurement, jso
     let vm = RealmVm::build(&system, guest, settings, &mut recorder).map_err(told)?;
     if !json.goes_to(Path::new("-")) {
         vm.show_console(Box::new(std::io::stdout()));
+        vm.show_hvc(Box::new(std::io::stdout()));
     }
     recorder.hide();
     recorder.begin(Step::Run);
     let stopped = with_console(&vm, guest.layout.cpus);
     recorder.end(Step::Run);
-    let (console, exits) = (vm.output(), vm.exits());
+    let (console, exits) = ([vm.output(), vm.hvc_output()].concat(), vm.exits());
     let destroyed = vm.destroy(&mut recorder);
     let statistics = recorder.finish();
     let stop = stopped.and_then(|stop| destroyed.map(|()| stop)).map_err(told)?;
@@ -123,7 +124,8 @@ fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
             Typed::Keys(bytes) => {
                 let mut rest = &bytes[..];
                 while !rest.is_empty() && !over.load(Ordering::SeqCst) {
-                    match vm.type_in(rest) {
+                    let taken = if vm.hvc_is_open() { vm.type_in_hvc(rest) } else { vm.type_in(rest) };
+                    match taken {
                         Ok(0) => std::thread::sleep(std::time::Duration::from_millis(5)),
                         Ok(taken) => rest = &rest[taken..],
                         Err(_) => return,
