@@ -115,6 +115,18 @@ fn a_driver_that_adds_as_fast_as_the_device_works_does_not_keep_its_thread() {
 }
 
 #[test]
+fn a_chain_that_comes_while_the_device_asks_to_be_notified_is_seen() {
+    let machine = Machine::new();
+    let (driver, mut rings) = Driver::start(&machine, CONSOLE, BASIC | EVENT_IDX);
+    let byte = machine.allocate(1);
+    rings[1].add(&[(byte, 1, false)]);
+    // The driver has looked at the event just before, so it does not notify.
+    machine.memory.refill(rings[1].used + 4 + 8 * 32, rings[1].avail + 2);
+    driver.notify(1);
+    assert_eq!(machine.screen.text().len(), 256);
+}
+
+#[test]
 fn a_reset_forgets_everything() {
     let machine = Machine::new();
     let (driver, mut rings) = Driver::start(&machine, RNG, BASIC);

@@ -187,6 +187,15 @@ impl Machine {
         std::mem::take(&mut self.spis.0.lock().unwrap())
     }
 
+    /// Whether an interrupt has come that was not forgotten.
+    pub fn has_spi(&self, spi: u32) -> bool {
+        self.spis.0.lock().unwrap().contains(&spi)
+    }
+
+    pub fn forget_spi(&self, spi: u32) {
+        self.spis.0.lock().unwrap().retain(|other| *other != spi);
+    }
+
     /// Zeroed memory the driver shares: its address with the shared bit.
     pub fn allocate(&self, size: u64) -> u64 {
         let mut free = self.free.lock().unwrap();
