@@ -59,6 +59,8 @@ impl Entropy for Getrandom {
 /// What came of an access.
 pub(crate) enum Access {
     Done,
+    /// It was PCI's.
+    Pci,
     /// A message: this shared interrupt gets an edge.
     Pulse(u32),
     /// The UART may want its interrupt.
@@ -115,7 +117,7 @@ impl Devices {
         let Layout { uart, rtc, msi_frame, .. } = self.layout;
         let len = out.len();
         if self.pci.read(address, out) {
-            return Access::Done;
+            return Access::Pci;
         }
         out.fill(0);
         if uart.contains(address, 1) {
@@ -141,7 +143,7 @@ impl Devices {
     pub(crate) fn write(&self, env: &Env<'_>, address: u64, bytes: &[u8]) -> Access {
         let Layout { uart, rtc, msi_frame, .. } = self.layout;
         if self.pci.write(env, address, bytes) {
-            return Access::Done;
+            return Access::Pci;
         }
         if uart.contains(address, 1) {
             lock(&self.uart).write(address - uart.base, bytes[0]);

@@ -60,12 +60,15 @@ impl<S: System> RealmVm<'_, S> {
         let dma = Dma { memory: &memory, ram: self.devices.ram };
         let env = Env { dma, frame: self.devices.frame, interrupts: &gic };
         let result = work(&env);
-        // A device stops after a while so that this thread can be stopped.
-        while self.devices.pci.resume(&env) && !self.stopping.load(Ordering::SeqCst) {}
         match gic.failed.take() {
             Some(error) => Err(error),
             None => Ok(result),
         }
+    }
+
+    /// Goes on with what devices have left: they stop after a while so that this thread can be stopped.
+    fn settle(&self, env: &Env<'_>) {
+        while self.devices.pci.resume(env) && !self.stopping.load(Ordering::SeqCst) {}
     }
 
     /// A read of the realm: whether something is there.
@@ -86,14 +89,20 @@ impl<S: System> RealmVm<'_, S> {
         address: u64,
         bytes: &[u8],
     ) -> Result<bool, VmError> {
-        let access = self.with_env(caller, |env| self.devices.write(env, address, bytes))?;
+        let access = self.with_env(caller, |env| {
+            let access = self.devices.write(env, address, bytes);
+            if matches!(access, Access::Pci) {
+                self.settle(env);
+            }
+            access
+        })?;
         self.accessed(caller, access)
     }
 
     fn accessed(&self, caller: &Caller<'_, S>, access: Access) -> Result<bool, VmError> {
         match access {
             Access::Nobody => return Ok(false),
-            Access::Done => {}
+            Access::Pci | Access::Done => {}
             Access::Pulse(spi) => self.with_env(caller, |env| env.interrupts.pulse(spi))?,
             Access::Uart => {
                 if lock(&self.devices.uart).take_interrupt() {
@@ -113,7 +122,11 @@ impl<S: System> RealmVm<'_, S> {
     fn with_hvc<T>(&self, work: impl FnOnce(&mut VirtioPci<Console>, &Env<'_>) -> T) -> Result<T, VmError> {
         // One at a time: the scratch page is for one.
         let scratch = lock(&self.input_scratch);
-        self.with_env(&self.caller(*scratch), |env| work(&mut lock(&self.devices.console), env))
+        self.with_env(&self.caller(*scratch), |env| {
+            let result = work(&mut lock(&self.devices.console), env);
+            self.settle(env);
+            result
+        })
     }
 
     /// What the realm wrote to its UART, its first 16 MiB.
