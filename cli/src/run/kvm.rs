@@ -7,7 +7,7 @@ use crate::{Failure, Result};
 use realm_abi::kvm::SystemEvent;
 use realm_attest::Measurement;
 use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, System, VmError};
-use realm_vmm_linux::terminal::{Keys, RawMode, Typed};
+use realm_vmm_linux::terminal::{self, Keys, RawMode, Typed};
 use realm_vmm_linux::{DEVICE, Linux, device_counters};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -119,7 +119,18 @@ fn with_console<S: System>(vm: &RealmVm<'_, S>, cpus: u32) -> std::result::Resul
 fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
     let mut keys = Keys::default();
     let stdin = std::io::stdin();
-    while realm_vmm_linux::terminal::wait_for_input(over) {
+    let mut size = None;
+    // A window of another size is noticed with the next key. That the realm cannot be told is for its vCPUs to report.
+    let mut follow = || {
+        let now = terminal::size();
+        if let Some((columns, rows)) = now.filter(|_| now != size) {
+            let _ = vm.resize_hvc(columns, rows);
+        }
+        size = now;
+    };
+    follow();
+    while terminal::wait_for_input(over) {
+        follow();
         match keys.read(stdin.lock(), escapes) {
             Typed::Keys(bytes) => {
                 let mut rest = &bytes[..];
