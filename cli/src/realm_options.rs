@@ -16,7 +16,7 @@ pub struct RealmOptions {
     /// An initial file system (cpio archive) for the kernel.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// The kernel's command line [default: a serial console].
+    /// The kernel's command line [default: console=hvc0, bounce buffers from the size of RAM].
     #[arg(long, value_name = "STRING")]
     append: Option<String>,
     /// Number of virtual CPUs.

@@ -8,6 +8,7 @@ use vm_fdt::{FdtWriter, FdtWriterResult};
 
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
+const MSI_PHANDLE: u32 = 3;
 /// Interrupt kinds and flags of the GIC binding.
 const SPI: u32 = 0;
 const PPI: u32 = 1;
@@ -15,8 +16,14 @@ const EDGE_RISING: u32 = 1;
 const LEVEL_LOW: u32 = 8;
 /// The UART's shared interrupt, as the binding counts: 32 less than the GIC.
 pub const UART_SPI: u32 = 0;
+/// The interrupts that messages become, as the GIC counts.
+pub const MSI_FIRST_SPI: u32 = 64;
+/// How many.
+pub const MSI_COUNT: u32 = 64;
 /// Interrupts of the GIC the VMM asks for, private ones included.
-pub const GIC_IRQS: u32 = 64;
+pub const GIC_IRQS: u32 = MSI_FIRST_SPI + MSI_COUNT;
+/// The first cell of a PCI address: memory, 32 bits, not prefetchable (IEEE 1275's binding to PCI, section 2.2.1.1).
+const PCI_MEMORY_32: u32 = 0x0200_0000;
 /// PPIs of the timers as the binding counts (16 less than the GIC): secure physical, physical, virtual, hypervisor.
 const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 const UART_CLOCK_HZ: u32 = 1_843_200;
@@ -75,7 +82,8 @@ fn write(layout: &Layout, bootargs: &str) -> FdtWriterResult<Vec<u8>> {
 
     write_cpus(&mut fdt, layout.cpus)?;
     write_platform(&mut fdt, layout)?;
-    write_uart(&mut fdt, &layout.uart)?;
+    write_slow_devices(&mut fdt, layout)?;
+    write_pci(&mut fdt, layout)?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -118,6 +126,15 @@ fn write_platform(fdt: &mut FdtWriter, layout: &Layout) -> FdtWriterResult<()> {
     fdt.property_null("interrupt-controller")?;
     fdt.property_array_u64("reg", &reg(&[layout.gic_dist, layout.gic_redist]))?;
     fdt.property_phandle(GIC_PHANDLE)?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let frame = fdt.begin_node(&format!("v2m@{:x}", layout.msi_frame.base))?;
+    fdt.property_string("compatible", "arm,gic-v2m-frame")?;
+    fdt.property_null("msi-controller")?;
+    fdt.property_array_u64("reg", &reg(&[layout.msi_frame]))?;
+    fdt.property_phandle(MSI_PHANDLE)?;
+    fdt.end_node(frame)?;
     fdt.end_node(gic)?;
 
     let timer = fdt.begin_node("timer")?;
@@ -128,20 +145,47 @@ fn write_platform(fdt: &mut FdtWriter, layout: &Layout) -> FdtWriterResult<()> {
     fdt.end_node(timer)
 }
 
-fn write_uart(fdt: &mut FdtWriter, uart: &Region) -> FdtWriterResult<()> {
-    let clock = fdt.begin_node("uart-clock")?;
+/// The UART and the clock, and the clock signal both are said to have.
+fn write_slow_devices(fdt: &mut FdtWriter, layout: &Layout) -> FdtWriterResult<()> {
+    let clock = fdt.begin_node("clock")?;
     fdt.property_string("compatible", "fixed-clock")?;
     fdt.property_u32("#clock-cells", 0)?;
     fdt.property_u32("clock-frequency", UART_CLOCK_HZ)?;
     fdt.property_phandle(CLOCK_PHANDLE)?;
     fdt.end_node(clock)?;
 
-    let node = fdt.begin_node(&format!("serial@{:x}", uart.base))?;
+    let uart = fdt.begin_node(&format!("serial@{:x}", layout.uart.base))?;
     fdt.property_string("compatible", "ns16550a")?;
-    fdt.property_array_u64("reg", &reg(&[*uart]))?;
+    fdt.property_array_u64("reg", &reg(&[layout.uart]))?;
     fdt.property_u32("clocks", CLOCK_PHANDLE)?;
     fdt.property_array_u32("interrupts", &[SPI, UART_SPI, EDGE_RISING])?;
-    fdt.end_node(node)
+    fdt.end_node(uart)?;
+
+    // It has no interrupt: it wakes nobody.
+    let rtc = fdt.begin_node(&format!("rtc@{:x}", layout.rtc.base))?;
+    fdt.property_string_list("compatible", vec!["arm,pl031".into(), "arm,primecell".into()])?;
+    fdt.property_array_u64("reg", &reg(&[layout.rtc]))?;
+    fdt.property_u32("clocks", CLOCK_PHANDLE)?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    fdt.end_node(rtc)
+}
+
+/// The host bridge: one bus, memory at the same addresses on both sides, messages as the only interrupts.
+fn write_pci(fdt: &mut FdtWriter, layout: &Layout) -> FdtWriterResult<()> {
+    let pci = fdt.begin_node(&format!("pcie@{:x}", layout.pci_config.base))?;
+    fdt.property_string("compatible", "pci-host-ecam-generic")?;
+    fdt.property_string("device_type", "pci")?;
+    fdt.property_u32("#address-cells", 3)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_array_u32("bus-range", &[0, 0])?;
+    fdt.property_array_u64("reg", &reg(&[layout.pci_config]))?;
+    let halves = |value: u64| [(value >> 32) as u32, value as u32];
+    let Region { base, size } = layout.pci_memory;
+    let ranges = [&[PCI_MEMORY_32][..], &halves(base), &halves(base), &halves(size)].concat();
+    fdt.property_array_u32("ranges", &ranges)?;
+    fdt.property_u32("msi-parent", MSI_PHANDLE)?;
+    fdt.property_null("dma-coherent")?;
+    fdt.end_node(pci)
 }
 
 #[cfg(test)]
@@ -225,6 +269,50 @@ mod tests {
             tree["/interrupt-controller@3fff0000/reg"],
             cells64(&[0x3fff_0000, 0x1_0000, layout.gic_redist.base, 18 * 0x2_0000])
         );
+    }
+
+    fn cells32(values: &[u32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn messages_of_pci_functions_go_to_the_frame_in_the_interrupt_controller() {
+        let tree = read(&build(&layout(1, 0), "").unwrap());
+        let gic = "/interrupt-controller@3fff0000";
+        let frame = format!("{gic}/v2m@40000000");
+        assert_eq!(tree[&format!("{frame}/compatible")], b"arm,gic-v2m-frame\0");
+        assert_eq!(tree[&format!("{frame}/reg")], cells64(&[0x4000_0000, 0x1000]));
+        assert_eq!(tree[&format!("{frame}/msi-controller")], b"");
+        assert_eq!(tree[&format!("{gic}/ranges")], b"");
+        assert_eq!(
+            (&tree[&format!("{gic}/#address-cells")], &tree[&format!("{gic}/#size-cells")]),
+            (&cells32(&[2]), &cells32(&[2]))
+        );
+        let pci = "/pcie@40100000";
+        assert_eq!(tree[&format!("{pci}/compatible")], b"pci-host-ecam-generic\0");
+        assert_eq!(tree[&format!("{pci}/device_type")], b"pci\0");
+        assert_eq!(tree[&format!("{pci}/reg")], cells64(&[0x4010_0000, 0x10_0000]));
+        assert_eq!(
+            tree[&format!("{pci}/bus-range")],
+            cells32(&[0, 0]),
+            "a MiB of configuration space is one bus"
+        );
+        assert_eq!(tree[&format!("{pci}/msi-parent")], tree[&format!("{frame}/phandle")]);
+        assert_eq!(
+            tree[&format!("{pci}/ranges")],
+            cells32(&[0x0200_0000, 0, 0x5000_0000, 0, 0x5000_0000, 0, 0x1000_0000])
+        );
+        assert_eq!(tree[&format!("{pci}/dma-coherent")], b"");
+        assert!(!tree.contains_key(&format!("{pci}/interrupt-map")), "there are no others");
+    }
+
+    #[test]
+    fn the_clock_is_a_primecell() {
+        let tree = read(&build(&layout(1, 0), "").unwrap());
+        assert_eq!(tree["/rtc@1010000/compatible"], b"arm,pl031\0arm,primecell\0");
+        assert_eq!(tree["/rtc@1010000/reg"], cells64(&[0x101_0000, 0x1000]));
+        assert_eq!(tree["/rtc@1010000/clocks"], tree["/clock/phandle"]);
+        assert_eq!(tree["/rtc@1010000/clock-names"], b"apb_pclk\0");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! measured directly or through the device tree, so nothing depends on chance.
 
 use crate::KernelImage;
+use realm_devices::{MsiFrame, PciWindows};
 use thiserror::Error;
 
 /// First address of RAM.
@@ -15,12 +16,24 @@ pub const DTB_SIZE: u64 = 0x1_0000;
 pub const UART_BASE: u64 = 0x100_0000;
 /// Bytes of the UART's window.
 pub const UART_SIZE: u64 = 8;
+/// The clock.
+pub const RTC_BASE: u64 = 0x101_0000;
+/// Bytes of the clock's window.
+pub const RTC_SIZE: u64 = 0x1000;
 /// The GIC's distributor.
 pub const GIC_DIST_BASE: u64 = 0x3fff_0000;
 /// Bytes of the distributor.
 pub const GIC_DIST_SIZE: u64 = 0x1_0000;
 /// Bytes of one vCPU's redistributor.
 pub const GIC_REDIST_SIZE: u64 = 0x2_0000;
+/// The frame that makes interrupts of messages, right behind the distributor.
+pub const MSI_FRAME_BASE: u64 = 0x4000_0000;
+/// Configuration space of PCI's only bus.
+pub const PCI_CONFIG_BASE: u64 = 0x4010_0000;
+/// Memory of PCI functions.
+pub const PCI_MEMORY_BASE: u64 = 0x5000_0000;
+/// Bytes of that.
+pub const PCI_MEMORY_SIZE: u64 = 0x1000_0000;
 /// Most vCPUs the plan has room for.
 pub const MAX_CPUS: u32 = 512;
 /// Smallest IPA width: 4 GiB and the bit that selects the unprotected half.
@@ -29,6 +42,12 @@ pub const MIN_IPA_BITS: u8 = 33;
 pub const MAX_IPA_BITS: u8 = 52;
 /// RAM sizes are multiples of the largest page a host may have.
 pub const RAM_ALIGN: u64 = 0x1_0000;
+
+/// Bytes of a bounce buffer's slot, and how many make a segment: what Linux counts in (kernel/dma/swiotlb.c).
+const SWIOTLB_SLOT: u64 = 2048;
+const SWIOTLB_SEGMENT: u64 = 128;
+/// What Linux takes for bounce buffers where it does not look at the size of RAM.
+const SWIOTLB_MAX: u64 = 64 << 20;
 
 const BLOCK: u64 = 0x20_0000;
 /// The device tree lies within this much RAM, where any kernel configuration can map it.
@@ -147,10 +166,18 @@ pub struct Layout {
     pub dtb: Region,
     /// The UART's registers.
     pub uart: Region,
+    /// The clock's registers.
+    pub rtc: Region,
     /// The GIC's distributor.
     pub gic_dist: Region,
     /// The GIC's redistributors.
     pub gic_redist: Region,
+    /// The frame that makes interrupts of messages.
+    pub msi_frame: Region,
+    /// PCI's configuration space.
+    pub pci_config: Region,
+    /// Memory of PCI functions.
+    pub pci_memory: Region,
     /// Page size of the host.
     pub page_size: u64,
 }
@@ -204,8 +231,12 @@ impl Layout {
             initrd,
             dtb,
             uart: Region { base: UART_BASE, size: UART_SIZE },
+            rtc: Region { base: RTC_BASE, size: RTC_SIZE },
             gic_dist: Region { base: GIC_DIST_BASE, size: GIC_DIST_SIZE },
             gic_redist: Region { base: GIC_DIST_BASE - redist_size, size: redist_size },
+            msi_frame: Region { base: MSI_FRAME_BASE, size: MsiFrame::SIZE },
+            pci_config: Region { base: PCI_CONFIG_BASE, size: PciWindows::CONFIG_SIZE },
+            pci_memory: Region { base: PCI_MEMORY_BASE, size: PCI_MEMORY_SIZE },
             page_size,
         })
     }
@@ -231,11 +262,16 @@ impl Layout {
         1 << (self.ipa_bits - 1)
     }
 
-    /// The kernel's command line where the user gives none. An early console needs the alias by hand: the kernel adds
-    /// the bit only where it maps devices in the ordinary way.
+    /// The kernel's command line where the user gives none: virtio's console, and bounce buffers of a sixteenth of RAM, at
+    /// most what Linux would take by itself. Everything a device reaches is bounced, and Linux shrinks the buffers to a
+    /// thousandth where all RAM is below 4 GiB.
+    ///
+    /// There is no early console: it needs the alias by hand ([`Self::alias_bit`]), since the kernel adds the bit only where
+    /// it maps devices in the ordinary way, and every character of it leaves the realm.
     #[must_use]
     pub fn default_bootargs(&self) -> String {
-        format!("console=ttyS0 earlycon=uart8250,mmio,{:#x}", self.alias_bit() + self.uart.base)
+        let slots = (self.ram.size / 16).min(SWIOTLB_MAX) / SWIOTLB_SLOT;
+        format!("console=hvc0 swiotlb={} panic=-1 quiet", slots.next_multiple_of(SWIOTLB_SEGMENT))
     }
 }
 
@@ -265,7 +301,15 @@ mod tests {
         assert_eq!(layout.initrd, Some(Region { base: 0x8f8f_f000, size: 5 * MIB + 1 }));
         assert_eq!(layout.gic_redist, Region { base: 0x3ffb_0000, size: 0x4_0000 });
         assert_eq!(layout.alias_bit(), 0x1_0000_0000);
-        assert_eq!(layout.default_bootargs(), "console=ttyS0 earlycon=uart8250,mmio,0x101000000");
+    }
+
+    #[test]
+    fn bounce_buffers_are_a_sixteenth_of_ram_in_whole_segments() {
+        let bootargs =
+            |ram_size| Layout::new(&LayoutConfig { ram_size, ..CONFIG }).unwrap().default_bootargs();
+        assert_eq!(bootargs(256 * MIB), "console=hvc0 swiotlb=8192 panic=-1 quiet");
+        assert_eq!(bootargs(100 * MIB + 0x1_0000), "console=hvc0 swiotlb=3328 panic=-1 quiet");
+        assert_eq!(bootargs(16384 * MIB), "console=hvc0 swiotlb=32768 panic=-1 quiet");
     }
 
     #[test]
@@ -343,9 +387,10 @@ mod tests {
             for region in &regions {
                 prop_assert!(layout.ram.contains(region.base, region.size), "{region:x?}");
             }
-            regions.insert(0, layout.gic_dist);
-            regions.insert(0, layout.gic_redist);
-            regions.insert(0, layout.uart);
+            regions.splice(0..0, [
+                layout.uart.rounded_out(0x1_0000), layout.rtc, layout.gic_redist, layout.gic_dist, layout.msi_frame,
+                layout.pci_config, layout.pci_memory,
+            ]);
             prop_assert!(regions.windows(2).all(|pair| pair[0].end() <= pair[1].base), "{regions:x?}");
             prop_assert!(layout.ram.end() <= layout.alias_bit());
             prop_assert!(asked.is_none_or(|asked| asked == layout.ipa_bits));

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+mod devices;
 pub mod dtb;
 mod guest;
 mod image;
 pub mod layout;
 mod lifecycle;
+mod output;
 mod system;
 mod uart;
 
@@ -18,3 +20,9 @@ pub use layout::{Layout, LayoutConfig, LayoutError, Region};
 pub use lifecycle::{Call, Progress, RealmSettings, RealmVm, Step, Stop, VmError};
 pub use realm_abi::Errno;
 pub use system::{Fd, System};
+
+/// A panicked vCPU thread leaves consistent data behind: every change under these locks is a single one, or a device that can
+/// be reset.
+fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

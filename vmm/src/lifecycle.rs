@@ -3,6 +3,7 @@
 mod build;
 mod calls;
 mod error;
+mod io;
 mod run;
 mod step;
 #[cfg(test)]
@@ -12,8 +13,8 @@ pub use error::{Call, VmError};
 pub use run::Stop;
 pub use step::{Progress, Step};
 
-use crate::uart::Uart;
-use crate::{Fd, Layout, System};
+use crate::devices::Devices;
+use crate::{Fd, Layout, System, lock};
 use calls::{Caller, Resources};
 use realm_abi::kvm::{ExitReason, Generation};
 use realm_abi::rmi::{HashAlgorithm, RPV_SIZE};
@@ -42,7 +43,7 @@ pub struct RealmVm<'s, S: System> {
     /// Where the process sees RAM's shared side.
     shared_ram: u64,
     vcpus: Vec<Vcpu>,
-    uart: Mutex<Uart>,
+    devices: Devices,
     /// A page for arguments of the ioctls that input makes.
     input_scratch: Mutex<u64>,
     exits: Mutex<BTreeMap<ExitReason, u64>>,
@@ -58,12 +59,6 @@ struct Vcpu {
 }
 
 impl<'s, S: System> RealmVm<'s, S> {
-    /// What the realm wrote to its UART, its first 16 MiB.
-    #[must_use]
-    pub fn output(&self) -> Vec<u8> {
-        lock(&self.uart).output().to_vec()
-    }
-
     /// How often KVM_RUN returned, by reason.
     #[must_use]
     pub fn exits(&self) -> BTreeMap<ExitReason, u64> {
@@ -110,9 +105,4 @@ impl<'s, S: System> RealmVm<'s, S> {
     fn caller(&self, scratch: u64) -> Caller<'_, S> {
         Caller::new(self.resources.system(), &self.generation, scratch)
     }
-}
-
-/// A panicked vCPU thread leaves consistent data behind: every change under these locks is a single one.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

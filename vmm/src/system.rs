@@ -27,13 +27,13 @@ pub trait System: Send + Sync {
     /// `EINVAL` if the range is not mapped.
     fn discard(&self, addr: u64, size: u64) -> Result<(), Errno>;
 
-    /// Reads from mapped memory.
+    /// Reads from mapped memory. Aligned 2, 4 and 8 bytes are read as one: a realm may write them at the same time.
     ///
     /// # Errors
     /// `EFAULT` if any byte is not mapped; a real process would be killed instead.
     fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Errno>;
 
-    /// Writes to mapped memory.
+    /// Writes to mapped memory, aligned 2, 4 and 8 bytes as one.
     ///
     /// # Errors
     /// `EFAULT` if any byte is not mapped; a real process would be killed instead.

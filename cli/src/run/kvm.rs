@@ -9,7 +9,7 @@ use crate::{Failure, Result};
 use realm_abi::kvm::SystemEvent;
 use realm_attest::Measurement;
 use realm_vmm::{Guest, Progress, RealmSettings, RealmVm, Step, Stop, System, VmError};
-use realm_vmm_linux::terminal::{Keys, RawMode, Typed};
+use realm_vmm_linux::terminal::{self, Keys, RawMode, Typed};
 use realm_vmm_linux::{DEVICE, Linux, device_counters};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,12 +54,13 @@ pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted
     let vm = RealmVm::build(&system, guest, settings, &mut recorder).map_err(told)?;
     if !json.goes_to(Path::new("-")) {
         vm.show_console(Box::new(std::io::stdout()));
+        vm.show_hvc(Box::new(std::io::stdout()));
     }
     recorder.hide();
     recorder.begin(Step::Run);
     let stopped = with_console(&vm, guest.layout.cpus, options.escapes);
     recorder.end(Step::Run);
-    let (console, exits) = (vm.output(), vm.exits());
+    let (console, exits) = ([vm.output(), vm.hvc_output()].concat(), vm.exits());
     let destroyed = vm.destroy(&mut recorder);
     let statistics = recorder.finish();
     let stop = stopped.and_then(|stop| destroyed.map(|()| stop)).map_err(told)?;
@@ -134,12 +135,24 @@ fn with_console<S: System>(
 fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
     let mut keys = Keys::default();
     let stdin = std::io::stdin();
-    while realm_vmm_linux::terminal::wait_for_input(over) {
+    let mut size = None;
+    // A window of another size is noticed with the next key. That the realm cannot be told is for its vCPUs to report.
+    let mut follow = || {
+        let now = terminal::size();
+        if let Some((columns, rows)) = now.filter(|_| now != size) {
+            let _ = vm.resize_hvc(columns, rows);
+        }
+        size = now;
+    };
+    follow();
+    while terminal::wait_for_input(over) {
+        follow();
         match keys.read(stdin.lock(), escapes) {
             Typed::Keys(bytes) => {
                 let mut rest = &bytes[..];
                 while !rest.is_empty() && !over.load(Ordering::SeqCst) {
-                    match vm.type_in(rest) {
+                    let taken = if vm.hvc_is_open() { vm.type_in_hvc(rest) } else { vm.type_in(rest) };
+                    match taken {
                         Ok(0) => std::thread::sleep(std::time::Duration::from_millis(5)),
                         Ok(taken) => rest = &rest[taken..],
                         Err(_) => return,

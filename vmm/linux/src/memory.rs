@@ -79,10 +79,20 @@ impl Mappings {
     /// Copies from a mapping.
     pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), Errno> {
         self.within(addr, out.len() as u64, Errno::EFAULT, |from| {
-            for (offset, byte) in out.iter_mut().enumerate() {
+            for (offset, size) in pieces(addr, out.len()) {
                 let from = from.wrapping_add(offset);
-                // SAFETY: the range is mapped. Others may write it, so each byte is read once.
-                *byte = unsafe { from.read_volatile() };
+                // Others may write the memory, so each byte is read once.
+                let value = match size {
+                    // SAFETY: the range is mapped and the piece is aligned.
+                    8 => unsafe { from.cast::<u64>().read_volatile() }.to_ne_bytes(),
+                    // SAFETY: as above.
+                    4 => widened(unsafe { from.cast::<u32>().read_volatile() }.to_ne_bytes()),
+                    // SAFETY: as above.
+                    2 => widened(unsafe { from.cast::<u16>().read_volatile() }.to_ne_bytes()),
+                    // SAFETY: the range is mapped.
+                    _ => widened([unsafe { from.read_volatile() }]),
+                };
+                out[offset..offset + size].copy_from_slice(&value[..size]);
             }
         })
     }
@@ -90,10 +100,49 @@ impl Mappings {
     /// Copies to a mapping.
     pub fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.within(addr, bytes.len() as u64, Errno::EFAULT, |to| {
-            // SAFETY: the range is mapped, and `bytes` is memory of Rust's, so elsewhere.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+            for (offset, size) in pieces(addr, bytes.len()) {
+                let to = to.wrapping_add(offset);
+                match bytes[offset..offset + size] {
+                    [a, b, c, d, e, f, g, h] => {
+                        let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+                        // SAFETY: the range is mapped and the piece is aligned.
+                        unsafe { to.cast::<u64>().write_volatile(value) };
+                    }
+                    // SAFETY: as above.
+                    [a, b, c, d] => unsafe {
+                        to.cast::<u32>().write_volatile(u32::from_ne_bytes([a, b, c, d]))
+                    },
+                    // SAFETY: as above.
+                    [a, b] => unsafe { to.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b])) },
+                    [a] => {
+                        // SAFETY: the range is mapped.
+                        unsafe { to.write_volatile(a) };
+                    }
+                    _ => {}
+                }
+            }
         })
     }
+}
+
+/// Cuts a range of addresses into aligned pieces of 8, 4, 2 and 1 bytes: offset and size. What is aligned is one piece, so that
+/// an index of a ring is never half of the old and half of the new one.
+fn pieces(addr: u64, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        let fits =
+            |size: &usize| *size <= len - offset && (addr + offset as u64).is_multiple_of(*size as u64);
+        let size = [8, 4, 2, 1].into_iter().find(fits)?;
+        offset += size;
+        Some((offset - size, size))
+    })
+}
+
+/// The bytes of a piece, and zeros.
+fn widened<const N: usize>(bytes: [u8; N]) -> [u8; 8] {
+    let mut wide = [0; 8];
+    wide[..N].copy_from_slice(&bytes);
+    wide
 }
 
 #[cfg(test)]
@@ -113,6 +162,39 @@ mod tests {
         assert_eq!(out, *b"re\0\0\0");
         mappings.unmap(base, 0x4000).expect("it is mapped");
         assert_eq!(mappings.read(base, &mut out), Err(Errno::EFAULT));
+    }
+
+    #[test]
+    fn aligned_words_are_one_piece() {
+        for size in [1, 2, 4, 8_usize] {
+            for start in [0, 8, size as u64] {
+                assert_eq!(pieces(0x1000 + start, size).collect::<Vec<_>>(), [(0, size)]);
+            }
+        }
+        assert_eq!(pieces(0x1003, 17).collect::<Vec<_>>(), [(0, 1), (1, 4), (5, 8), (13, 4)]);
+        assert_eq!(pieces(0x1002, 2).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(pieces(u64::MAX, 0).count(), 0);
+    }
+
+    #[test]
+    fn copies_at_every_offset_and_length_are_whole() {
+        let mappings = Mappings::default();
+        let base = mappings.anonymous(0x1000).expect("memory");
+        let bytes: Vec<u8> = (1..=32).collect();
+        for start in 0..9 {
+            for len in 0..=32 {
+                let mut around = [0xee; 48];
+                mappings.write(base, &around).expect("it is mapped");
+                mappings.write(base + start, &bytes[..len]).expect("it is mapped");
+                mappings.read(base, &mut around).expect("it is mapped");
+                let (start, end) = (start as usize, start as usize + len);
+                assert_eq!(around[start..end], bytes[..len]);
+                assert!(around[..start].iter().chain(&around[end..]).all(|byte| *byte == 0xee));
+                let mut out = vec![0; len];
+                mappings.read(base + start as u64, &mut out).expect("it is mapped");
+                assert_eq!(out, bytes[..len]);
+            }
+        }
     }
 
     #[test]

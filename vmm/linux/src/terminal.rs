@@ -46,6 +46,19 @@ fn set(mode: &libc::termios) {
     unsafe { libc::tcsetattr(std::io::stdin().as_raw_fd(), libc::TCSANOW, mode) };
 }
 
+/// Columns and rows of the terminal on standard output, if it is one and knows.
+#[must_use]
+pub fn size() -> Option<(u16, u16)> {
+    size_of(std::io::stdout().as_raw_fd())
+}
+
+fn size_of(terminal: i32) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel fills it, or leaves it as it is.
+    let told = unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &raw mut size) } == 0;
+    (told && size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
 /// Waits until there is something to read from standard input, or its end; `false` if `over` became true before.
 #[must_use]
 pub fn wait_for_input(over: &AtomicBool) -> bool {
@@ -124,6 +137,24 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_has_columns_and_rows_and_a_file_has_not() {
+        let (mut master, mut terminal) = (-1, -1);
+        let size = libc::winsize { ws_row: 43, ws_col: 132, ws_xpixel: 0, ws_ypixel: 0 };
+        let (name, mode) = (std::ptr::null_mut(), std::ptr::null());
+        // SAFETY: both files are written, the size is read.
+        let opened =
+            unsafe { libc::openpty(&raw mut master, &raw mut terminal, name, mode, &raw const size) };
+        assert_eq!(opened, 0);
+        assert_eq!(size_of(terminal), Some((132, 43)));
+        let file = std::fs::File::open("/dev/null").expect("it is there");
+        assert_eq!(size_of(file.as_raw_fd()), None);
+        for fd in [master, terminal] {
+            // SAFETY: it is this test's.
+            unsafe { libc::close(fd) };
+        }
+    }
 
     #[test]
     fn control_a_begins_a_command() {

@@ -3,6 +3,7 @@
 use super::calls::{Caller, Resources};
 use super::step::{self, Progress, Step};
 use super::{RealmSettings, RealmVm, Vcpu, VmError};
+use crate::devices::Devices;
 use crate::{Fd, Guest, Layout, System, dtb};
 use realm_abi::kvm::{
     self, Cap, CreateDevice, CreateGuestMemfd, DeviceType, Ioctl, MemRegionFlags, MemoryAttributes,
@@ -62,7 +63,7 @@ impl<'s, S: System> RealmVm<'s, S> {
             vm,
             shared_ram,
             vcpus,
-            uart: Mutex::default(),
+            devices: Devices::new(&guest.layout),
             input_scratch: Mutex::new(input_scratch),
             exits: Mutex::new(BTreeMap::new()),
             stopping: AtomicBool::new(false),

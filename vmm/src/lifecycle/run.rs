@@ -1,23 +1,19 @@
 //! A vCPU's thread: KVM_RUN and what to do when it returns (docs/kvm-realm-abi.md section 2.10).
 
 use super::calls::Caller;
-use super::{RealmVm, Vcpu, VmError, lock};
-use crate::{System, dtb};
+use super::{RealmVm, Vcpu, VmError};
+use crate::{System, lock};
 use realm_abi::Errno;
 use realm_abi::kvm::{
-    ExitMemoryFault, ExitMmio, ExitReason, Ioctl, IrqLevel, IrqLine, MEMORY_ATTRIBUTE_PRIVATE,
-    MEMORY_FAULT_PRIVATE, MemoryAttributes, Run, SystemEvent, VcpuEvents,
+    ExitMemoryFault, ExitMmio, ExitReason, Ioctl, MEMORY_ATTRIBUTE_PRIVATE, MEMORY_FAULT_PRIVATE,
+    MemoryAttributes, Run, SystemEvent, VcpuEvents,
 };
-use std::io::Write;
 use std::sync::atomic::Ordering;
 use zerocopy::IntoBytes;
 
 /// How often a vCPU may report one and the same fault in a row. Other vCPUs may undo a conversion in between, so
 /// once is not too often.
 const SAME_FAULT_LIMIT: u32 = 64;
-/// The first interrupt number the device tree counts from.
-const FIRST_SPI: u16 = 32;
-
 /// Why a vCPU's thread has nothing more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -47,39 +43,6 @@ impl<S: System> RealmVm<'_, S> {
                 return Ok(stop);
             }
         }
-    }
-}
-
-impl<S: System> RealmVm<'_, S> {
-    /// Shows what the realm writes to its UART from now on.
-    pub fn show_console(&self, out: Box<dyn Write + Send>) {
-        lock(&self.uart).show(out);
-    }
-
-    /// Somebody types: as much as the UART has room for; how much that was.
-    ///
-    /// # Errors
-    /// If the interrupt cannot be raised.
-    pub fn type_in(&self, bytes: &[u8]) -> Result<usize, VmError> {
-        // One at a time: the scratch page is for one.
-        let scratch = lock(&self.input_scratch);
-        let mut uart = lock(&self.uart);
-        let taken = uart.receive(bytes);
-        let raise = uart.take_interrupt();
-        drop(uart);
-        if raise {
-            self.raise_uart(&self.caller(*scratch))?;
-        }
-        Ok(taken)
-    }
-
-    /// The UART's interrupt is an edge.
-    fn raise_uart(&self, caller: &Caller<'_, S>) -> Result<(), VmError> {
-        let irq = IrqLine::spi(FIRST_SPI + dtb::UART_SPI as u16).0;
-        for level in [1, 0] {
-            caller.with(self.vm, Ioctl::IrqLine, &IrqLevel { irq, level })?;
-        }
-        Ok(())
     }
 }
 
@@ -162,22 +125,24 @@ impl<S: System> VcpuThread<'_, '_, S> {
     }
 
     fn mmio(&self, access: ExitMmio) -> Result<(), VmError> {
-        let uart = self.vm.layout.uart;
-        if !uart.contains(access.phys_addr, 1) {
+        let ExitMmio { phys_addr: address, len, mut data, .. } = access;
+        let Some(bytes) = data.get_mut(..len as usize).filter(|bytes| matches!(bytes.len(), 1 | 2 | 4 | 8))
+        else {
+            let what = format!("KVM reports an access of {len} bytes");
+            return Err(VmError::Exit { vcpu: self.id, what });
+        };
+        let there = if access.is_write != 0 {
+            self.vm.mmio_write(&self.caller, address, bytes)?
+        } else {
+            self.vm.mmio_read(&self.caller, address, bytes)?
+        };
+        if !there {
             return self.abort();
         }
-        let offset = access.phys_addr - uart.base;
-        let mut registers = lock(&self.vm.uart);
-        if access.is_write != 0 {
-            registers.write(offset, access.data[0]);
-        } else {
-            let value = u64::from(registers.read(offset)).to_le_bytes();
-            let data = self.vcpu.run + Run::EXIT_OFFSET as u64 + core::mem::offset_of!(ExitMmio, data) as u64;
-            self.caller.write(data, &value)?;
-        }
-        if registers.take_interrupt() {
-            drop(registers);
-            self.vm.raise_uart(&self.caller)?;
+        if access.is_write == 0 {
+            let place =
+                self.vcpu.run + Run::EXIT_OFFSET as u64 + core::mem::offset_of!(ExitMmio, data) as u64;
+            self.caller.write(place, bytes)?;
         }
         Ok(())
     }

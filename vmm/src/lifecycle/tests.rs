@@ -1,9 +1,11 @@
+mod io;
+
 use super::*;
 use crate::image::tests::image;
 use crate::{Guest, GuestConfig};
 use realm_abi::Errno;
 use realm_abi::kvm::{
-    self, EnableCap, ExitMemoryFault, ExitMmio, ExitSystemEvent, FileKind, InternalError, Ioctl,
+    self, EnableCap, ExitMemoryFault, ExitMmio, ExitSystemEvent, FileKind, InternalError, Ioctl, IrqLevel,
     MemoryAttributes, OneReg, RealmCommand, RmePopulate, Run, SystemEvent, VcpuInit,
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -26,9 +28,11 @@ struct State {
     calls: Vec<String>,
     run_page: Option<u64>,
     script: VecDeque<(Result<i64, Errno>, Run)>,
-    /// First byte of the MMIO data at each KVM_RUN.
-    entered_with: Vec<u8>,
+    /// The MMIO data at each KVM_RUN.
+    entered_with: Vec<u64>,
     kicks: Vec<Fd>,
+    /// As often as the last number says: after a write to the first address the half word at the second one counts up.
+    refill: (u64, u64, u32),
 }
 
 impl FakeKernel {
@@ -91,6 +95,10 @@ impl State {
                 let value: u64 = self.get(one.addr);
                 format!("{ioctl} {}={value:#x}", kvm::reg::RegId(one.id))
             }
+            Ioctl::IrqLine => {
+                let line: IrqLevel = self.get(arg);
+                format!("{ioctl} {:#x}={}", line.irq, line.level)
+            }
             Ioctl::ArmVcpuInit => format!("{ioctl} {:#x}", self.get::<VcpuInit>(arg).features[0]),
             Ioctl::CreateVm => format!("{ioctl} {arg:#x}"),
             _ => ioctl.to_string(),
@@ -123,7 +131,14 @@ impl System for FakeKernel {
     }
 
     fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
-        lock(&self.state).at(addr, bytes.len())?.copy_from_slice(bytes);
+        let mut state = lock(&self.state);
+        state.at(addr, bytes.len())?.copy_from_slice(bytes);
+        let (written, counter, times) = state.refill;
+        if times > 0 && written == addr {
+            state.refill.2 -= 1;
+            let next = state.get::<u16>(counter) + 1;
+            state.at(counter, 2)?.copy_from_slice(&next.to_le_bytes());
+        }
         Ok(())
     }
 
@@ -155,7 +170,7 @@ impl System for FakeKernel {
             Ioctl::Run => {
                 let (result, run) = state.script.pop_front().expect("a scripted exit");
                 let page = state.run_page.expect("a mapped page");
-                let data = state.at(page + 40, 1)?[0];
+                let data = state.get(page + 40);
                 state.entered_with.push(data);
                 state.at(page, 288)?.copy_from_slice(&run.as_bytes()[..288]);
                 result?
@@ -211,10 +226,14 @@ fn fault(flags: u64, gpa: u64, size: u64) -> impl FnOnce(&mut Run) {
 }
 
 fn mmio(phys_addr: u64, write: Option<u8>) -> impl FnOnce(&mut Run) {
+    access(phys_addr, 1, write.map(u64::from))
+}
+
+fn access(phys_addr: u64, len: u32, write: Option<u64>) -> impl FnOnce(&mut Run) {
     move |run| {
-        let mut exit = ExitMmio { phys_addr, len: 1, is_write: write.is_some().into(), ..Default::default() };
-        exit.data[0] = write.unwrap_or(0);
-        run.set_mmio(&exit);
+        let data = write.unwrap_or(0).to_le_bytes();
+        let is_write = write.is_some().into();
+        run.set_mmio(&ExitMmio { phys_addr, len, is_write, data, ..Default::default() });
     }
 }
 
