@@ -59,10 +59,8 @@ fn boot(amount: Amount) -> Result {
     realm.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest_initrd);
     realm.arg("--host-script").arg(&script).arg("--host-log").arg(&log);
     realm.args(["--memory", "192M", "--cpus", &CPUS.to_string(), "--timeout", &amount.limit.to_string()]);
-    realm.args([
-        "--append",
-        &format!("console=ttyS0 quiet swiotlb=8192 panic=-1 nonce={nonce} checks={CPUS}"),
-    ]);
+    realm
+        .args(["--append", &format!("console=hvc0 quiet swiotlb=8192 panic=-1 nonce={nonce} checks={CPUS}")]);
     let text = shell::output(realm.stdin(Stdio::null())).map_err(|error| with_log(&error, &log))?;
     let report: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| Error::Other(format!("`realm run --json -` printed no JSON: {error}\n{text}")))?;

@@ -17,7 +17,13 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+/// How long the input thread waits for keys, if nothing waits for the realm and if something does.
+const IDLE: Duration = Duration::from_millis(100);
+const BUSY: Duration = Duration::from_millis(5);
+/// Bytes that may wait for the realm.
+const MOST_WAITING: usize = 1 << 16;
 /// Exit code when the realm has asked to start anew.
 const RESET: u8 = 3;
 /// Exit code when the realm's kernel has panicked: it says so, and asks to start anew.
@@ -38,6 +44,8 @@ struct Report<'a> {
     memory: u64,
     ipa_bits: u8,
     end: &'static str,
+    /// What the guest says of itself.
+    verdict: Option<String>,
     console: String,
 }
 
@@ -61,6 +69,7 @@ pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted
     let stopped = with_console(&vm, guest.layout.cpus, options.escapes);
     recorder.end(Step::Run);
     let (console, exits) = ([vm.output(), vm.hvc_output()].concat(), vm.exits());
+    let verdict = String::from_utf8_lossy(&vm.verdict()).trim().to_owned();
     let destroyed = vm.destroy(&mut recorder);
     let statistics = recorder.finish();
     let stop = stopped.and_then(|stop| destroyed.map(|()| stop)).map_err(told)?;
@@ -80,6 +89,7 @@ pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted
         memory: guest.layout.ram.size,
         ipa_bits: guest.layout.ipa_bits,
         end: name(stop),
+        verdict: (!verdict.is_empty()).then_some(verdict),
         console: String::from_utf8_lossy(&console).into_owned(),
     };
     json.write(&report, &explain(&report, &lived))?;
@@ -89,7 +99,11 @@ pub fn run(options: &Options, guest: &Guest, settings: &RealmSettings, predicted
         }
         Stop::Event(SystemEvent::RESET) => Err(Failure::Ended { code: RESET, message: String::new() }),
         Stop::Event(SystemEvent::CRASH) => Err(Failure::Failed("the realm says that it has crashed".into())),
-        _ => Ok(()),
+        _ => match report.verdict.as_deref().map(str::parse) {
+            None | Some(Ok(0)) => Ok(()),
+            Some(Ok(code)) => Err(Failure::Ended { code, message: format!("the guest's verdict is {code}") }),
+            Some(Err(_)) => Err(Failure::Failed("the guest's verdict is no number from 0 to 255".into())),
+        },
     }
 }
 
@@ -144,26 +158,32 @@ fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
         }
         size = now;
     };
-    follow();
-    while terminal::wait_for_input(over) {
+    // What waits until the realm takes it. Keys of a person who types more are lost; a pipe waits.
+    let mut queue = Vec::new();
+    let mut ended = false;
+    while !over.load(Ordering::SeqCst) && !(ended && queue.is_empty()) {
         follow();
-        match keys.read(stdin.lock(), escapes) {
-            Typed::Keys(bytes) => {
-                let mut rest = &bytes[..];
-                while !rest.is_empty() && !over.load(Ordering::SeqCst) {
-                    let taken = if vm.hvc_is_open() { vm.type_in_hvc(rest) } else { vm.type_in(rest) };
-                    match taken {
-                        Ok(0) => std::thread::sleep(std::time::Duration::from_millis(5)),
-                        Ok(taken) => rest = &rest[taken..],
-                        Err(_) => return,
-                    }
+        let limit = if queue.is_empty() { IDLE } else { BUSY };
+        let full = queue.len() >= MOST_WAITING;
+        if ended || (full && !escapes) {
+            // Nothing tells when the realm has room again.
+            std::thread::sleep(limit);
+        } else if terminal::has_input(limit) {
+            match keys.read(stdin.lock(), escapes) {
+                Typed::Keys(_) if full => {}
+                Typed::Keys(bytes) => queue.extend(bytes),
+                Typed::Leave => return vm.stop(),
+                Typed::Help => {
+                    let _ = std::io::stderr().write_all(HELP.as_bytes());
                 }
+                Typed::End => ended = true,
             }
-            Typed::Leave => return vm.stop(),
-            Typed::Help => {
-                let _ = std::io::stderr().write_all(HELP.as_bytes());
-            }
-            Typed::End => return,
+        }
+        let taken = if vm.hvc_is_open() { vm.type_in_hvc(&queue) } else { vm.type_in(&queue) };
+        match taken {
+            Ok(taken) => drop(queue.drain(..taken)),
+            // Its vCPUs report what is wrong with the VM.
+            Err(_) => return,
         }
     }
 }

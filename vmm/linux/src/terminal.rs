@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A terminal that hands over each key as it is typed, until this is dropped.
 pub struct RawMode {
@@ -62,19 +63,26 @@ fn size_of(terminal: i32) -> Option<(u16, u16)> {
 /// Waits until there is something to read from standard input, or its end; `false` if `over` became true before.
 #[must_use]
 pub fn wait_for_input(over: &AtomicBool) -> bool {
-    /// Milliseconds after which `over` is looked at.
-    const LOOK: i32 = 100;
+    /// After which `over` is looked at.
+    const LOOK: Duration = Duration::from_millis(100);
     loop {
-        let mut stdin = libc::pollfd { fd: std::io::stdin().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd.
-        let ready = unsafe { libc::poll(&raw mut stdin, 1, LOOK) };
+        let ready = has_input(LOOK);
         if over.load(Ordering::SeqCst) {
             return false;
         }
-        if ready > 0 {
+        if ready {
             return true;
         }
     }
+}
+
+/// Whether there is something to read from standard input, or its end, before `limit` has passed.
+#[must_use]
+pub fn has_input(limit: Duration) -> bool {
+    let mut stdin = libc::pollfd { fd: std::io::stdin().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut stdin, 1, limit) > 0 }
 }
 
 /// What a user typed.

@@ -85,6 +85,7 @@ if [ -n "$cpus" ]; then
     echo "@end guest $checks"
 fi
 case "$end" in
+[0-9]*) verdict=$end ;;
 panic) echo c > /proc/sysrq-trigger ;;
 reset) reboot -f ;;
 esac

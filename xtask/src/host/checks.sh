@@ -27,7 +27,7 @@ all_back first
 cycle=1
 while [ $cycle -le "$CYCLES" ]; do
     tell "said @state host cycle $cycle"
-    (realm "quiet console=ttyS0 swiotlb=4096 panic=-1") > /run/cycle < /dev/null 2>&1
+    (realm "quiet console=hvc0 swiotlb=4096 panic=-1") > /run/cycle < /dev/null 2>&1
     equal cycle-$cycle $? 0
     grep -q "in a realm" /run/cycle
     check cycle-$cycle-realm $? "$(tail -n 3 /run/cycle | tr '\n' ' ')"
@@ -38,18 +38,19 @@ done
 # ends NAME APPEND CODE
 ends() {
     tell "said @state host $1"
-    (realm "quiet console=ttyS0 swiotlb=4096 panic=-1 $2") > /run/cycle < /dev/null 2>&1
+    (realm "quiet console=hvc0 swiotlb=4096 panic=-1 $2") > /run/cycle < /dev/null 2>&1
     equal "$1" $? "$3"
 }
 ends reset end=reset 3
 ends panic end=panic 5
+ends verdict end=42 42
 
 round=1
 while [ $round -le "$KILLS" ]; do
     # Anywhere from before there is a VM to the guest's user space.
     after=$(($(od -An -N2 -tu2 /dev/urandom) * 100))
     tell "said @state host kill $round after $after us"
-    (realm "quiet console=ttyS0 swiotlb=4096 panic=-1") > /dev/null < /dev/null 2>&1 &
+    (realm "quiet console=hvc0 swiotlb=4096 panic=-1") > /dev/null < /dev/null 2>&1 &
     process=$!
     usleep $after
     kill -9 $process
