@@ -1,6 +1,6 @@
 //! The guest's kernel and initrd, from Debian's arm64 packages.
 
-use crate::apt::ForeignApt;
+use crate::apt::{self, ForeignApt};
 use crate::initrd;
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
@@ -38,6 +38,7 @@ pub fn guest_files() -> Result<GuestFiles> {
     if files.kernel.exists() && files.modules.exists() {
         return files.pack();
     }
+    apt::install(&["xz-utils"])?;
     step("fetch an arm64 Debian kernel and initrd", || {
         let apt = ForeignApt::new(&dir.join("apt"), "arm64", KERNEL_SUITE, USERLAND_SUITE)?;
         let unpacked = dir.join("unpacked");
@@ -55,6 +56,9 @@ pub fn guest_files() -> Result<GuestFiles> {
             let mut xz = Command::new("xz");
             let module = xz.args(["--decompress", "--stdout"]).arg(&packed).output();
             let module = module.map_err(|source| Error::Start { program: "xz".into(), source })?;
+            if !module.status.success() {
+                return Err(Error::Failed { command: "xz".into(), status: module.status });
+            }
             std::fs::write(&to, module.stdout).map_err(Error::file(&to))?;
         }
         // The kernel last, so that an interrupted fetch is not taken for a whole one.

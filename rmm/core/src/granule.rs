@@ -326,6 +326,7 @@ impl<W: LockWord> Exclusive for GranuleGuard<'_, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::hint::spin_loop;
 
     const LOW: Bank = Bank { base: 0x8000_0000, size: 2 * GRANULE_SIZE };
     const HIGH: Bank = Bank { base: 0x8_8000_0000, size: GRANULE_SIZE };
@@ -334,16 +335,15 @@ mod tests {
         Default::default()
     }
 
-    /// No other CPU has a lock.
-    fn alone() {
-        panic!("waits for a lock that nobody gives back");
+    fn stopped() {
+        panic!("the machine has stopped");
     }
 
     #[test]
-    #[should_panic(expected = "waits for a lock that nobody gives back")]
+    #[should_panic(expected = "the machine has stopped")]
     fn who_waits_for_a_granule_leaves_it_to_the_machine_whether_to_go_on() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, stopped).unwrap();
         let _guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         let _never = table.lock(LOW.base, GranuleState::Undelegated);
     }
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn a_table_needs_sound_banks_and_enough_entries() {
         let entries = entries();
-        let refused = |banks: &[Bank]| GranuleTable::new(banks, &entries, alone).err();
+        let refused = |banks: &[Bank]| GranuleTable::new(banks, &entries, spin_loop).err();
         assert_eq!(refused(&[LOW, HIGH]), None);
         let unaligned = Bank { base: LOW.base + 8, ..LOW };
         let ragged = Bank { size: LOW.size + 8, ..LOW };
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn every_granule_of_every_bank_has_an_entry_of_its_own() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, spin_loop).unwrap();
         let granules = [LOW.base, LOW.base + GRANULE_SIZE, HIGH.base];
         for (pa, state) in
             granules.into_iter().zip([GranuleState::Rd, GranuleState::Rtt, GranuleState::RecAux])
@@ -395,13 +395,13 @@ mod tests {
     #[test]
     fn what_cannot_be_locked_says_why_and_stays_free() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, spin_loop).unwrap();
         let pair = |a, b| table.lock_pair((a, GranuleState::Undelegated), (b, GranuleState::Rd)).err();
         assert_eq!(pair(LOW.base, LOW.base), Some(LockError::Alias));
         assert_eq!(pair(LOW.base, HIGH.base + 8), Some(LockError::Alignment));
         assert_eq!(pair(LOW.base, 0), Some(LockError::Bound));
         assert_eq!(pair(LOW.base, HIGH.base), Some(LockError::State(GranuleState::Undelegated)));
-        // Were one still locked this would wait.
+        // Were one still locked this would not return.
         table
             .lock_pair((HIGH.base, GranuleState::Undelegated), (LOW.base, GranuleState::Undelegated))
             .unwrap();
@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn a_count_that_does_not_fit_stays_what_it_was() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, spin_loop).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         assert_eq!(guard.count(-1), Err(Miscounted));
         assert_eq!(guard.count(0xffff), Ok(()));
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn state_count_and_reach_do_not_touch_each_other() {
         let entries = entries();
-        let table = GranuleTable::new(&[LOW, HIGH], &entries, alone).unwrap();
+        let table = GranuleTable::new(&[LOW, HIGH], &entries, spin_loop).unwrap();
         let mut guard = table.lock(LOW.base, GranuleState::Undelegated).unwrap();
         guard.set_state(GranuleState::Rtt);
         guard.set_reach(REACH_MASK);
