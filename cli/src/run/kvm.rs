@@ -161,7 +161,10 @@ fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
     // What waits until the realm takes it. Keys of a person who types more are lost; a pipe waits.
     let mut queue = Vec::new();
     let mut ended = false;
-    while !over.load(Ordering::SeqCst) && !(ended && queue.is_empty()) {
+    while !over.load(Ordering::SeqCst) {
+        if ended && queue.is_empty() {
+            return;
+        }
         follow();
         let limit = if queue.is_empty() { IDLE } else { BUSY };
         let full = queue.len() >= MOST_WAITING;
