@@ -35,9 +35,9 @@ use steps::{Counters, Recorder};
 #[derive(clap::Args)]
 #[command(override_usage = "realm run --kernel <FILE> [OPTIONS]")]
 pub struct Options {
-    /// The machine to run on.
-    #[arg(long, value_enum, default_value_t = MachineKind::Hosted)]
-    machine: MachineKind,
+    /// The machine to run on [default: kvm where there is the module's device, else qemu where its parts are, else hosted].
+    #[arg(long, value_enum)]
+    machine: Option<MachineKind>,
     /// The kernel: an arm64 Linux Image.
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
@@ -80,7 +80,8 @@ pub fn run(options: &Options) -> Result {
     options.token.as_deref().map_or(Ok(()), |path| check_token(path, &options.json))?;
     let rpv = options.realm.rpv()?;
     let features = MachineConfig::FEATURES;
-    let hosted = options.machine == MachineKind::Hosted;
+    let (machine, why) = options.machine.map_or_else(|| choose(options), |machine| (machine, ""));
+    let hosted = machine == MachineKind::Hosted;
     if let Some(bits) = options.realm.ipa_bits.filter(|bits| hosted && *bits > features.pa_bits) {
         let max = features.pa_bits;
         return Err(Failure::BadInput(format!("--ipa-bits {bits}: the hosted machine has at most {max}")));
@@ -103,17 +104,21 @@ pub fn run(options: &Options) -> Result {
         rpv: options.realm.rpv_given().then_some(rpv),
         generation: Generation::V8,
     };
+    let config = hosted.then(|| machine_config(&guest)).transpose()?;
+    if !why.is_empty() {
+        let name = clap::ValueEnum::to_possible_value(&machine);
+        eprintln!("on the machine {}: {why}", name.as_ref().map_or("", |name| name.get_name()));
+    }
     #[cfg(target_os = "linux")]
-    match options.machine {
+    match machine {
         MachineKind::Hosted => {}
         MachineKind::Kvm => return kvm::run(options, &guest, &settings, &predicted),
         MachineKind::Qemu => return qemu::run(options, &guest),
     }
-    if !hosted {
+    let Some(config) = config else {
         return Err(Failure::BadInput("this is no Linux: only --machine hosted runs here".into()));
-    }
+    };
     let challenge = options.challenge.map_or_else(random_challenge, Ok)?;
-    let config = machine_config(&guest)?;
 
     let machine = Machine::new(config)
         .map_err(|error| Failure::Failed(format!("the hosted machine cannot be built: {error:?}")))?;
@@ -157,6 +162,29 @@ pub fn run(options: &Options) -> Result {
     let report = Report::new(&outcome, &guest, options.realm.hash(), saved);
     options.json.write(&report, &report.explain(&outcome))?;
     report.verdict()
+}
+
+/// The machine where nobody names one, and why that.
+fn choose(options: &Options) -> (MachineKind, &'static str) {
+    #[cfg(target_os = "linux")]
+    let found = (!options.wants_token()).then(|| {
+        if Path::new(realm_vmm_linux::DEVICE).exists() {
+            return Some((MachineKind::Kvm, "this computer has the module kvm-realm"));
+        }
+        qemu::is_ready(&options.qemu).then_some((MachineKind::Qemu, "its parts are here and so is QEMU"))
+    });
+    #[cfg(not(target_os = "linux"))]
+    let found: Option<Option<(MachineKind, &str)>> = None;
+    let why =
+        if options.wants_token() { "its program gets a token" } else { "no other is ready (`realm doctor`)" };
+    found.flatten().unwrap_or((MachineKind::Hosted, why))
+}
+
+impl Options {
+    /// Whether the caller wants the hosted machine's program to get a token.
+    fn wants_token(&self) -> bool {
+        self.token.is_some() || self.challenge.is_some()
+    }
 }
 
 /// Refuses a place where the token would not be afterwards.

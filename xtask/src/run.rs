@@ -9,8 +9,8 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 #[command(trailing_var_arg = true)]
 pub struct Options {
-    /// The machine: everything in this process, or emulated by QEMU.
-    #[arg(long, value_enum, default_value_t = MachineKind::Hosted)]
+    /// The machine: emulated by QEMU, or everything in one process.
+    #[arg(long, value_enum, default_value_t = MachineKind::Qemu)]
     machine: MachineKind,
     /// An arm64 Linux Image of your own instead of Debian's.
     #[arg(long, value_name = "FILE")]
@@ -51,11 +51,7 @@ pub fn run(options: &Options) -> Result {
     if let Some(initrd) = initrd {
         command.arg("--initrd").arg(initrd);
     }
-    shell::run(command.args(&options.realm_options))?;
-    if options.machine == MachineKind::Hosted {
-        eprintln!("The firmware runs on an emulated machine too: `cargo xtask boot`.");
-    }
-    Ok(())
+    shell::run(command.args(&options.realm_options))
 }
 
 /// Builds the `realm` command and returns where it is.

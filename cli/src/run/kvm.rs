@@ -2,7 +2,7 @@
 
 use super::Options;
 use super::steps::{Counters, Recorder, StepCost};
-use super::terminal::HELP;
+use super::terminal::{AGAIN, END, HELP};
 use super::{run_vcpus, told};
 use crate::output;
 use crate::{Failure, Result};
@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the input thread waits for keys, if nothing waits for the realm and if something does.
 const IDLE: Duration = Duration::from_millis(100);
@@ -160,15 +160,17 @@ fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
     };
     // What waits until the realm takes it. Keys of a person who types more are lost; a pipe waits.
     let mut queue = Vec::new();
-    let mut ended = false;
+    // When the end of input was told to the realm last.
+    let mut ended: Option<Instant> = None;
     while !over.load(Ordering::SeqCst) {
-        if ended && queue.is_empty() {
-            return;
+        if ended.is_some_and(|at| at.elapsed() >= AGAIN) && queue.is_empty() {
+            queue.push(END);
+            ended = Some(Instant::now());
         }
         follow();
         let limit = if queue.is_empty() { IDLE } else { BUSY };
         let full = queue.len() >= MOST_WAITING;
-        if ended || (full && !escapes) {
+        if ended.is_some() || (full && !escapes) {
             // Nothing tells when the realm has room again.
             std::thread::sleep(limit);
         } else if terminal::has_input(limit) {
@@ -179,7 +181,10 @@ fn input<S: System>(vm: &RealmVm<'_, S>, escapes: bool, over: &AtomicBool) {
                 Typed::Help => {
                     let _ = std::io::stderr().write_all(HELP.as_bytes());
                 }
-                Typed::End => ended = true,
+                Typed::End => {
+                    queue.push(END);
+                    ended = Some(Instant::now());
+                }
             }
         }
         let taken = if vm.hvc_is_open() { vm.type_in_hvc(&queue) } else { vm.type_in(&queue) };

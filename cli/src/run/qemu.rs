@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+const QEMU: &str = "qemu-system-aarch64";
 /// Where the parts are, if nobody says.
 const PARTS: &str = "target/machine";
 /// Where QEMU puts the host's initrd: behind its kernel, which the monitor has put at 0x60000000.
@@ -96,10 +97,20 @@ impl Told {
     }
 }
 
+/// What has to be in the directory of the parts.
+const FILES: [&str; 3] = ["flash.bin", "host-kernel", "host-initrd.cpio"];
+
+/// Whether the machine could be started.
+pub fn is_ready(options: &QemuOptions) -> bool {
+    let started = || Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    FILES.iter().all(|file| options.parts.join(file).is_file())
+        && started().is_ok_and(|status| status.success())
+}
+
 /// Runs a realm on the emulated machine, with its console on standard input and output.
 pub fn run(options: &Options, guest: &Guest) -> Result {
     let machine = &options.qemu;
-    for part in ["flash.bin", "host-kernel", "host-initrd.cpio"] {
+    for part in FILES {
         let file = machine.parts.join(part);
         if !file.is_file() {
             return Err(Failure::BadInput(format!(
@@ -116,7 +127,7 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     let listener = UnixListener::bind(&socket).map_err(Failure::in_file(&socket))?;
 
     let memory = machine.host_memory.unwrap_or(guest.layout.ram.size + (1 << 30)).next_multiple_of(1 << 20);
-    let mut qemu = Command::new("qemu-system-aarch64");
+    let mut qemu = Command::new(QEMU);
     qemu.args(["-M", "virt,secure=on,virtualization=on,gic-version=3"]);
     qemu.args(["-cpu", "max,x-rme=on,cntfrq=62500000", "-smp", &machine.host_cpus.to_string()]);
     qemu.args(["-m", &format!("{}M", memory >> 20), "-nic", "none", "-display", "none", "-monitor", "none"]);
@@ -141,9 +152,9 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     let errors = dir.path().join("qemu.log");
     let stderr = std::fs::File::create(&errors).map_err(Failure::in_file(&errors))?;
     qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
-    let mut child = qemu.spawn().map_err(|error| {
-        Failure::Failed(format!("qemu-system-aarch64: {error} (`realm doctor` says what is missing)"))
-    })?;
+    let mut child = qemu
+        .spawn()
+        .map_err(|error| Failure::Failed(format!("{QEMU}: {error} (`realm doctor` says what is missing)")))?;
     let told = Mutex::new(Told::default());
     let ended = attend(&mut child, &listener, &told, options);
     let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -5,9 +5,14 @@ use std::io::Write;
 use std::process::ChildStdin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What Ctrl-A h says.
 pub const HELP: &str = "\r\nCtrl-A x ends the realm, Ctrl-A Ctrl-A is Ctrl-A, Ctrl-A h is this.\r\n";
+/// Ctrl-D, by which a person ends a shell.
+pub const END: u8 = 4;
+/// How often it is typed where input has ended.
+pub const AGAIN: Duration = Duration::from_secs(1);
 /// What is typed to leave.
 const LEAVE: &[u8] = b"\x01x";
 
@@ -28,11 +33,20 @@ pub fn forward(machine: &Mutex<Option<ChildStdin>>, over: &AtomicBool, leaves: &
             Typed::Help => {
                 let _ = std::io::stderr().write_all(HELP.as_bytes());
             }
-            Typed::End => {
-                // The realm's console stays open: it may have something to say.
-                return;
-            }
+            Typed::End => return end(machine, over),
         }
+    }
+}
+
+/// Tells a shell that there is no more input, as a person does. It may not be there yet, or be busy: so again and again.
+fn end(machine: &Mutex<Option<ChildStdin>>, over: &AtomicBool) {
+    let mut last: Option<Instant> = None;
+    while !over.load(Ordering::SeqCst) {
+        if last.is_none_or(|last| last.elapsed() >= AGAIN) {
+            send(machine, &[END]);
+            last = Some(Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
