@@ -1,6 +1,7 @@
 //! The Host core as a kernel's object: what links and how deep its stack is, read from the arm64 code itself.
 
 mod code;
+mod licences;
 mod program;
 mod rules;
 
@@ -42,6 +43,7 @@ pub fn entries() -> Result<Vec<String>> {
 pub fn check() -> Result {
     setup::firmware_target()?;
     step("the Host core's object", || {
+        licences::check()?;
         build_with(&["--features", "spoilt"])?;
         let entries = entries()?;
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
