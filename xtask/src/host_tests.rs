@@ -1,9 +1,11 @@
 //! Realms on a stock Debian kernel: one boot of the emulated machine, judged by what guest and host say.
 
+use crate::host_kernel::{DEFAULT, HostKernel};
 use crate::shell::{self, Error, Result};
 use crate::steps::step;
-use crate::{firmware_tests, initrd, kernel, parts, run};
+use crate::{firmware_tests, initrd, kernel, module, parts, run};
 use realm_report::Journal;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -33,6 +35,7 @@ pub const ALL: Amount = Amount { cycles: 50, kills: 20, limit: 5400 };
 /// Builds what it needs.
 pub fn build() -> Result {
     parts::build()?;
+    module::build_peek(&HostKernel::prepare(DEFAULT)?)?;
     run::realm_binary().map(|_| ())
 }
 
@@ -49,14 +52,17 @@ fn boot(amount: Amount) -> Result {
     archive.extend(initrd::guest_script(GUEST));
     let (guest_initrd, script) = (dir.join("initrd.cpio"), dir.join("host.sh"));
     std::fs::write(&guest_initrd, archive).map_err(Error::file(&guest_initrd))?;
-    let text = format!("CYCLES={}\nKILLS={}\n{HOST}", amount.cycles, amount.kills);
-    std::fs::write(&script, text).map_err(Error::file(&script))?;
     let log = dir.join("host.log");
     let nonce = nonce()?;
+    let masked = masked_secret(&nonce);
+    let text =
+        format!("CYCLES={}\nKILLS={}\nNONCE={nonce}\nMASKED={masked}\n{HOST}", amount.cycles, amount.kills);
+    std::fs::write(&script, text).map_err(Error::file(&script))?;
 
     let mut realm = shell::command(run::realm_binary()?);
     realm.args(["run", "--machine", "qemu", "--json", "-", "--parts"]).arg(parts::build()?);
     realm.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest_initrd);
+    realm.arg("--host-file").arg(module::build_peek(&HostKernel::prepare(DEFAULT)?)?);
     realm.arg("--host-script").arg(&script).arg("--host-log").arg(&log);
     realm.args(["--memory", "192M", "--cpus", &CPUS.to_string(), "--timeout", &amount.limit.to_string()]);
     realm
@@ -64,7 +70,15 @@ fn boot(amount: Amount) -> Result {
     let text = shell::output(realm.stdin(Stdio::null())).map_err(|error| with_log(&error, &log))?;
     let report: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| Error::Other(format!("`realm run --json -` printed no JSON: {error}\n{text}")))?;
-    judge(&report, &nonce).map_err(|error| with_log(&error, &log))
+    judge(&report, &nonce).map_err(|error| with_log(&error, &log))?;
+    let looked = said(&report).find(|line| line.starts_with("kept:")).unwrap_or_default();
+    eprintln!("       the realm's secret in the host's memory: {looked}");
+    Ok(())
+}
+
+/// What the host's script said.
+fn said(report: &serde_json::Value) -> impl Iterator<Item = &str> {
+    report["host_said"].as_array().into_iter().flatten().filter_map(|line| line.as_str())
 }
 
 fn with_log(error: &Error, log: &Path) -> Error {
@@ -73,8 +87,7 @@ fn with_log(error: &Error, log: &Path) -> Error {
 
 fn judge(report: &serde_json::Value, nonce: &str) -> Result {
     let console = report["console"].as_str().unwrap_or_default().replace('\r', "");
-    let said: Vec<&str> =
-        report["host_said"].as_array().into_iter().flatten().filter_map(|line| line.as_str()).collect();
+    let said: Vec<&str> = said(report).collect();
     let all = format!("{console}\n{}\n", said.join("\n"));
     let problems = Journal::read(&all).problems(&["guest", "host"]);
     let wrong = |what: String| Err(Error::Other(format!("{what}\n  all they said:\n{all}")));
@@ -101,6 +114,14 @@ fn judge(report: &serde_json::Value, nonce: &str) -> Result {
     let bytes = |digits: &str| hex::decode(digits).unwrap_or_default();
     firmware_tests::verify_token(&console, &bytes(rim), &bytes(&nonce.repeat(2)))
         .or_else(|why| wrong(format!("the realm's token: {why}")))
+}
+
+/// The secret the guest makes of the nonce (guest/checks.sh), as host/module/peek takes it: nowhere in the host's memory as it is.
+fn masked_secret(nonce: &str) -> String {
+    const MASK: u8 = 0xa5;
+    let digest = hex::encode(Sha256::digest(nonce));
+    let masked: Vec<u8> = digest.bytes().take(32).map(|byte| byte ^ MASK).collect();
+    hex::encode(masked)
 }
 
 /// 32 random bytes in hexadecimal digits.

@@ -51,7 +51,7 @@ enum Command {
     Debian(debian::Options),
     /// Check the Host core as an object for a kernel: no panic, no abort, small stack frames.
     Object,
-    /// Build kvm-realm.ko for a stock Debian kernel: target/module/RELEASE/kvm-realm.ko.
+    /// Build kvm-realm.ko for a stock Debian kernel: target/module/RELEASE/kvm-realm/kvm-realm.ko.
     Module,
     /// Count instructions: every RMI command, and whole realm lives.
     Bench(bench::Options),

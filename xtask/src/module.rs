@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the C code is.
 const SOURCE: &str = "host/module";
+const PEEK: &str = "host/module/peek";
 /// Functions of the compiler's own library for which a kernel has better ones.
 const KERNELS: [&str; 6] = ["memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen"];
 
@@ -27,22 +28,35 @@ pub fn command() -> Result {
     Ok(())
 }
 
-/// Builds the module for a kernel: `target/module/RELEASE/kvm-realm.ko`.
+/// Builds the module for a kernel: `target/module/RELEASE/kvm-realm/kvm-realm.ko`.
 pub fn build(kernel: &HostKernel) -> Result<PathBuf> {
     apt::install(&["make", "gcc-aarch64-linux-gnu"])?;
     let core = rust_core()?;
-    let dir = std::path::absolute(shell::target().join("module").join(&kernel.release))
+    make(kernel, SOURCE, "kvm-realm", Some(&core))
+}
+
+/// Builds the module that looks for secrets in all memory.
+pub fn build_peek(kernel: &HostKernel) -> Result<PathBuf> {
+    make(kernel, PEEK, "realm-peek", None)
+}
+
+fn make(kernel: &HostKernel, source: &str, name: &str, core: Option<&Path>) -> Result<PathBuf> {
+    let dir = std::path::absolute(shell::target().join("module").join(&kernel.release).join(name))
         .map_err(Error::file(&shell::target()))?;
-    step(&format!("build kvm-realm.ko for {}", kernel.release), || {
+    step(&format!("build {name}.ko for {}", kernel.release), || {
         std::fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
-        let source = shell::root().join(SOURCE);
+        let source = shell::root().join(source);
         for entry in std::fs::read_dir(&source).map_err(Error::file(&source))?.flatten() {
-            copy_if_new(&entry.path(), &dir.join(entry.file_name()))?;
+            if entry.path().is_file() {
+                copy_if_new(&entry.path(), &dir.join(entry.file_name()))?;
+            }
         }
-        copy_if_new(&core, &dir.join("rust_core.o_shipped"))?;
+        if let Some(core) = core {
+            copy_if_new(core, &dir.join("rust_core.o_shipped"))?;
+        }
         kernel.build_module(&dir)
     })?;
-    Ok(dir.join("kvm-realm.ko"))
+    Ok(dir.join(format!("{name}.ko")))
 }
 
 /// What has not changed stays older than what was made of it.

@@ -44,6 +44,9 @@ pub struct QemuOptions {
     /// End the realm after so many seconds, with exit code 4.
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
+    /// A file for the host's root directory.
+    #[arg(long, value_name = "FILE", hide = true)]
+    host_file: Vec<PathBuf>,
     /// A script that the host runs when the realm is gone (busybox).
     #[arg(long, value_name = "FILE", hide = true)]
     host_script: Option<PathBuf>,
@@ -186,6 +189,10 @@ fn write_initrd(options: &Options, to: &Path) -> Result<u64> {
     words.extend(options.realm.words());
     let quoted: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
     files = files.with("realm.sh", FILE, format!("exec {}\n", quoted.join(" ")).as_bytes());
+    for file in &options.qemu.host_file {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        files = files.with(&name, FILE, &read(file)?);
+    }
     if let Some(script) = &options.qemu.host_script {
         files = files.with("host.sh", FILE, &read(script)?);
     }

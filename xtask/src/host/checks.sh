@@ -45,6 +45,44 @@ ends reset end=reset 3
 ends panic end=panic 5
 ends verdict end=42 42
 
+# look NAME: reads all memory for the realm's secret; how often it is there, how many pages were read, and how many refused.
+look() {
+    tell "said @state host look $1"
+    range=$(sed -n 's/^\([0-9a-f]*\)-\([0-9a-f]*\) : System RAM/\1 \2/p' /proc/iomem | tr '\n' ' ')
+    set -- $range
+    first=$1
+    while [ $# -gt 1 ]; do last=$2; shift 2; done
+    insmod /realm-peek.ko masked="$MASKED" base=0x"$first" end=$((0x$last + 1)) 2> /dev/null
+    dmesg | sed -n 's/.*realm-peek: //p' | tail -n 1
+}
+mkfifo /run/keys
+(realm "quiet console=hvc0 swiotlb=4096 panic=-1 nonce=$NONCE secret=1") < /run/keys > /run/secret 2>&1 &
+process=$!
+exec 3> /run/keys
+until grep -q "secret kept" /run/secret; do
+    kill -0 $process 2> /dev/null || break
+    usleep 100000
+done
+while_kept=$(look kept)
+echo >&3
+until grep -q "secret shown" /run/secret; do
+    kill -0 $process 2> /dev/null || break
+    usleep 100000
+done
+while_shown=$(look shown)
+echo >&3
+wait $process
+equal secret-realm $? 0
+exec 3>&-
+tell "said kept: $while_kept, shown: $while_shown"
+set -- $while_kept
+equal secret-kept "$2" 0
+[ "$4" -gt 100000 ] && [ "$6" -gt 10000 ]
+check secret-looked $? "$while_kept"
+set -- $while_shown
+[ "$2" -gt 0 ]
+check secret-shown $? "$while_shown"
+
 round=1
 while [ $round -le "$KILLS" ]; do
     # Anywhere from before there is a VM to the guest's user space.
