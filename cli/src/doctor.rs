@@ -1,7 +1,7 @@
 //! `realm doctor`: what this computer has and lacks for each kind of machine.
 
-mod host;
 mod hosted;
+mod kvm;
 mod qemu;
 
 use crate::output::JsonOption;
@@ -29,7 +29,7 @@ enum Kind {
     /// An emulated machine with realms (QEMU's RME emulation).
     Qemu,
     /// This computer, if it is an Arm machine with realms.
-    Host,
+    Kvm,
 }
 
 /// A machine and what it needs.
@@ -37,8 +37,6 @@ enum Kind {
 struct Machine {
     name: &'static str,
     about: &'static str,
-    /// Whether `realm run --machine` of this version knows it.
-    supported: bool,
     /// Whether it could run a realm now.
     ready: bool,
     needs: Vec<Need>,
@@ -68,14 +66,12 @@ impl Need {
 
 impl Kind {
     fn machine(self) -> Machine {
-        let (name, about, supported, needs) = match self {
-            Self::Hosted => ("hosted", "everything in one process, on any computer", true, hosted::needs()),
-            Self::Qemu => ("qemu", "an emulated machine with realms (QEMU)", false, qemu::needs()),
-            Self::Host => {
-                ("host", "this computer, if it is an Arm machine with realms", false, host::needs())
-            }
+        let (name, about, needs) = match self {
+            Self::Hosted => ("hosted", "everything in one process, on any computer", hosted::needs()),
+            Self::Qemu => ("qemu", "an emulated machine with realms (QEMU)", qemu::needs()),
+            Self::Kvm => ("kvm", "this computer, if it is an Arm machine with realms", kvm::needs()),
         };
-        Machine { name, about, supported, ready: supported && needs.iter().all(|need| need.ok), needs }
+        Machine { name, about, ready: needs.iter().all(|need| need.ok), needs }
     }
 }
 
@@ -87,7 +83,7 @@ struct Output {
 /// Runs the command.
 pub fn doctor(options: &Options) -> Result {
     options.json.check()?;
-    let kinds = options.machine.map_or(vec![Kind::Hosted, Kind::Qemu, Kind::Host], |kind| vec![kind]);
+    let kinds = options.machine.map_or(vec![Kind::Hosted, Kind::Qemu, Kind::Kvm], |kind| vec![kind]);
     let output = Output { machines: kinds.into_iter().map(Kind::machine).collect() };
     options.json.write(&output, &explain(&output))?;
     match output.machines.iter().find(|machine| options.machine.is_some() && !machine.ready) {
@@ -99,11 +95,7 @@ pub fn doctor(options: &Options) -> Result {
 fn explain(output: &Output) -> String {
     let mut text = String::new();
     for machine in &output.machines {
-        let state = match machine {
-            Machine { ready: true, .. } => "ready",
-            Machine { supported: true, .. } => "not ready",
-            _ => "not in this version; what it will need:",
-        };
+        let state = if machine.ready { "ready" } else { "not ready" };
         let _ = writeln!(text, "{} ({}): {state}", machine.name, machine.about);
         for need in &machine.needs {
             let _ = writeln!(

@@ -6,6 +6,7 @@ mod failure;
 mod input;
 mod measure;
 mod output;
+mod parts;
 mod realm_options;
 mod run;
 mod token;

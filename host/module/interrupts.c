@@ -6,7 +6,6 @@
  * KVM has requested and enabled them on most hosts, and they stay its own. If nobody has, they are this module's.
  */
 
-#include <linux/acpi.h>
 #include <linux/cpuhotplug.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
@@ -18,14 +17,15 @@
 static struct {
 	const char *what;
 	const char *compatible;
+	const char *name;
 	/* Among the interrupts of the node. */
 	int index;
 	int irq;
 	bool ours;
 } lines[] = {
-	{ "virtual timer", "arm,armv8-timer", 2 },
-	{ "physical timer", "arm,armv8-timer", 1 },
-	{ "GIC maintenance interrupt", "arm,gic-v3", 0 },
+	{ "virtual timer", "arm,armv8-timer", "virt", 2 },
+	{ "physical timer", "arm,armv8-timer", "phys", 1 },
+	{ "GIC maintenance interrupt", "arm,gic-v3", "maintenance", 0 },
 };
 
 /* The PMU's interrupt, 0 if there is none; whoever has it keeps it. */
@@ -35,13 +35,34 @@ static DEFINE_PER_CPU(bool, pmu_masked);
 static DEFINE_PER_CPU(int, owner);
 static enum cpuhp_state hotplug = CPUHP_INVALID;
 
-static int find(const char *compatible, int index)
+/* The interrupt of a node: the one it calls by name, if it names any, else the one with this index. */
+static int find(struct device_node *node, const char *name, int index)
 {
-	struct device_node *node = of_find_compatible_node(NULL, NULL, compatible);
-	int irq = node ? irq_of_parse_and_map(node, index) : 0;
+	int named = node ? of_property_match_string(node, "interrupt-names", name) : -ENODEV;
+	int irq = node ? irq_of_parse_and_map(node, named >= 0 ? named : index) : 0;
 
 	of_node_put(node);
 	return irq;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+	size_t length = strlen(text), size = strlen(end);
+
+	return length >= size && !strcmp(text + length - size, end);
+}
+
+/* The PMU's node goes by the CPU's name, but for its end. */
+static struct device_node *pmu_node(void)
+{
+	struct device_node *node;
+	const char *compatible;
+
+	for_each_node_with_property(node, "interrupts")
+		if (!of_property_read_string(node, "compatible", &compatible) &&
+		    (ends_with(compatible, "-pmu") || ends_with(compatible, "-pmuv3")) && !of_property_present(node, "reg"))
+			return node;
+	return NULL;
 }
 
 static irqreturn_t silent(int irq, void *data)
@@ -105,11 +126,12 @@ int realm_interrupts_init(void)
 	bool any = false;
 	int i, error;
 
-	pmu_irq = find("arm,armv8-pmuv3", 0);
+	pmu_irq = find(pmu_node(), "pmu", 0);
 	for (i = 0; i < ARRAY_SIZE(lines); i++) {
-		lines[i].irq = find(lines[i].compatible, lines[i].index);
+		lines[i].irq = find(of_find_compatible_node(NULL, NULL, lines[i].compatible), lines[i].name, lines[i].index);
 		if (!lines[i].irq) {
-			pr_err("kvm-realm: the device tree names no %s\n", lines[i].what);
+			pr_err("kvm-realm: the device tree names no %s (machines with ACPI are not supported yet)\n",
+			       lines[i].what);
 			error = -ENODEV;
 			goto failed;
 		}

@@ -11,6 +11,7 @@
 #include <linux/reboot.h>
 #include <linux/suspend.h>
 
+#include <asm/cpufeature.h>
 #include <asm/virt.h>
 
 #include "shim.h"
@@ -20,6 +21,10 @@
 #endif
 #if defined(CONFIG_CFI_CLANG) || defined(CONFIG_CFI)
 #error "The Rust core has no types for this kernel's control flow checks."
+#endif
+
+#ifdef CONFIG_ARM64_BTI_KERNEL
+#error "The Rust core has no landing pads for this kernel's branch target checks."
 #endif
 
 static unsigned long pinned_mib = 256;
@@ -162,7 +167,7 @@ REALM_FILE(device_fops, .open = device_open, .release = device_release);
 		realm_statistics(device, &counts);					\
 		return sysfs_emit(buf, "%llu\n", counts.field);				\
 	}										\
-	static DEVICE_ATTR_RO(name)
+	static DEVICE_ATTR(name, 0440, name##_show, NULL)
 
 COUNTER(rec_exits, exits);
 COUNTER(rmi_calls, calls);
@@ -215,7 +220,7 @@ static int sleeping(struct notifier_block *block, unsigned long action, void *da
 {
 	struct realm_counts counts;
 
-	if (action != PM_HIBERNATION_PREPARE && action != PM_SUSPEND_PREPARE)
+	if (action != PM_HIBERNATION_PREPARE && action != PM_SUSPEND_PREPARE && action != PM_RESTORE_PREPARE)
 		return NOTIFY_DONE;
 	realm_statistics(device, &counts);
 	if (!counts.held)
@@ -235,6 +240,10 @@ static int __init realm_init(void)
 
 	if (!is_kernel_in_hyp_mode()) {
 		pr_err("kvm-realm: this kernel does not run at EL2 (VHE): its tick could not end a realm's turn. Boot without kvm-arm.mode=nvhe or protected, on a CPU with VHE.\n");
+		return -ENODEV;
+	}
+	if (system_uses_irq_prio_masking()) {
+		pr_err("kvm-realm: interrupts are masked by priority here, so none would end a realm's turn. Boot without irqchip.gicv3_pseudo_nmi=1.\n");
 		return -ENODEV;
 	}
 	error = realm_run_init();

@@ -31,11 +31,14 @@ void k_free(void *memory)
  */
 static bool only_low;
 static LIST_HEAD(refused);
+static atomic_t refused_pages = ATOMIC_INIT(0);
+/* More of them are given back all the same, and may come again. */
+#define MOST_REFUSED 4096
 static DEFINE_SPINLOCK(refused_lock);
 
 static gfp_t zone(void)
 {
-	return READ_ONCE(only_low) ? GFP_DMA : 0;
+	return READ_ONCE(only_low) ? GFP_DMA32 : 0;
 }
 
 u64 k_alloc_pages(size_t pages, u32 purpose)
@@ -62,8 +65,9 @@ void k_free_pages(u64 pa, size_t pages, bool is_refused)
 	size_t i;
 
 	if (is_refused && pa + pages * PAGE_SIZE > SZ_4G) {
-		WRITE_ONCE(only_low, true);
-	} else if (is_refused) {
+		if (!xchg(&only_low, true))
+			pr_warn("kvm-realm: the RMM refuses memory above 4 GiB; realms get what is below from now on\n");
+	} else if (is_refused && atomic_add_return(pages, &refused_pages) <= MOST_REFUSED) {
 		spin_lock(&refused_lock);
 		for (i = 0; i < pages; i++)
 			list_add(&page[i].lru, &refused);

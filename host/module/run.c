@@ -3,9 +3,11 @@
 
 #include <linux/arm-smccc.h>
 #include <linux/cpumask.h>
+#include <linux/rcupdate.h>
 #include <linux/smp.h>
 #include <linux/vmalloc.h>
 
+#include <asm/cpufeature.h>
 #include <asm/sysreg.h>
 #include <asm/virt.h>
 
@@ -38,8 +40,8 @@ int realm_run_init(void)
 
 void realm_run_exit(void)
 {
-	/* The last kicks have arrived once every CPU took an interrupt after them. */
-	on_each_cpu(nothing, NULL, true);
+	/* A kick that is still on its way runs before its CPU next enables interrupts, so before it comes to rest. */
+	synchronize_rcu();
 	vfree(loaded);
 }
 
@@ -76,7 +78,7 @@ u32 k_page_shift(void)
 
 u32 k_vmid_bits(void)
 {
-	u64 features = read_sysreg(id_aa64mmfr1_el1);
+	u64 features = read_sanitised_ftr_reg(SYS_ID_AA64MMFR1_EL1);
 
 	return cpuid_feature_extract_unsigned_field(features, ID_AA64MMFR1_EL1_VMIDBits_SHIFT) ==
 	       ID_AA64MMFR1_EL1_VMIDBits_16 ? 16 : 8;

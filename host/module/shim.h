@@ -46,7 +46,7 @@ int k_lock_killable(void *lock);
 void k_unlock(void *lock);
 void k_lock_free(void *lock);
 
-void *k_spin_new(void);
+void *k_spin_new(u32 order);
 u64 k_spin_lock(void *lock);
 void k_spin_unlock(void *lock, u64 flags);
 void k_spin_free(void *lock);

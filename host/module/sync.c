@@ -12,6 +12,8 @@
 
 /* Classes of locks (realm_host::host::LockClass), more than there are. */
 #define CLASSES 32
+/* Spin locks by the order in which they may be taken: a GIC's distributor, then one of its vCPUs. */
+#define SPINS 2
 /* Bytes of a class's name. */
 #define NAME 24
 
@@ -54,12 +56,18 @@ void k_lock_free(void *lock)
 	kfree(lock);
 }
 
-void *k_spin_new(void)
+void *k_spin_new(u32 order)
 {
-	raw_spinlock_t *lock = kmalloc(sizeof(*lock), GFP_KERNEL_ACCOUNT);
+	static struct lock_class_key orders[SPINS];
+	raw_spinlock_t *lock;
 
-	if (lock)
-		raw_spin_lock_init(lock);
+	if (order >= SPINS)
+		return NULL;
+	lock = kmalloc(sizeof(*lock), GFP_KERNEL_ACCOUNT);
+	if (!lock)
+		return NULL;
+	raw_spin_lock_init(lock);
+	lockdep_set_class(lock, &orders[order]);
 	return lock;
 }
 

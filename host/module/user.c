@@ -7,7 +7,7 @@
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
-#include <linux/spinlock.h>
+#include <linux/user_namespace.h>
 #include <linux/uaccess.h>
 
 #include "shim.h"
@@ -29,12 +29,18 @@ u64 k_process(void)
 
 u32 k_user(void)
 {
-	return from_kuid(&init_user_ns, current_uid());
+	struct user_namespace *ns = current_user_ns();
+	kuid_t user = current_uid();
+
+	/* Whoever made a namespace answers for all users in it, or one user would be as many as there are in theirs. */
+	for (; ns != &init_user_ns; ns = ns->parent)
+		user = ns->owner;
+	return from_kuid(&init_user_ns, user);
 }
 
 bool k_privileged(void)
 {
-	return capable(CAP_SYS_RESOURCE);
+	return ns_capable_noaudit(&init_user_ns, CAP_SYS_RESOURCE);
 }
 
 bool k_must_return(void)
@@ -64,21 +70,17 @@ void k_yield(void)
 
 void k_log(bool warning, const void *message)
 {
-	/* Bytes of a line; the rest of a longer one is dropped. */
-	static char line[320];
-	static DEFINE_RAW_SPINLOCK(lock);
 	static DEFINE_RATELIMIT_STATE(limit, 5 * HZ, 10);
-	unsigned long flags;
-	size_t size;
+	/* The rest of a longer line is dropped. */
+	char line[256];
+	int size;
 
 	/* A VMM can cause any number of the others. */
 	if (!warning && !__ratelimit(&limit))
 		return;
-	raw_spin_lock_irqsave(&lock, flags);
 	size = realm_format(message, line, sizeof(line));
 	if (warning)
-		pr_warn("kvm-realm: %.*s\n", (int)size, line);
+		pr_warn("kvm-realm: %.*s\n", size, line);
 	else
-		pr_info("kvm-realm: %.*s\n", (int)size, line);
-	raw_spin_unlock_irqrestore(&lock, flags);
+		pr_info("kvm-realm: %.*s\n", size, line);
 }

@@ -18,7 +18,17 @@ pub(super) fn needs() -> Vec<Need> {
         Need::new("qemu-system-aarch64 9 or newer", version(), INSTALL),
         Need::new("QEMU's RME emulation (-cpu max,x-rme=on)", rme(), INSTALL),
         hosted::kernel(),
+        Need::new("firmware, host kernel and module", parts(), "cargo xtask run"),
     ]
+}
+
+/// What `realm run --machine qemu` starts.
+fn parts() -> Result<String, String> {
+    let dir = crate::parts::default_dir();
+    match crate::parts::missing(&dir) {
+        None => Ok(dir.display().to_string()),
+        Some(file) => Err(format!("{} is not there", file.display())),
+    }
 }
 
 fn version() -> Result<String, String> {

@@ -2,7 +2,7 @@
 //! kvm-realm in it, and this command, which runs the realm there (`--machine kvm`).
 
 use super::Options;
-use crate::{Failure, Result};
+use crate::{Failure, Result, parts};
 use realm_vmm::Guest;
 use realm_vmm::cpio::{Archive, DIRECTORY, FILE};
 use std::fmt::Write as _;
@@ -15,8 +15,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu-system-aarch64";
-/// Where the parts are, if nobody says.
-const PARTS: &str = "target/machine";
 /// Where QEMU puts the host's initrd: behind its kernel, which the monitor has put at 0x60000000.
 const INITRD: u64 = 0x6800_0000;
 /// The ports between the host and the outside.
@@ -35,9 +33,9 @@ pub struct QemuOptions {
     /// Memory of the emulated host [default: 1 GiB more than the realm's].
     #[arg(long, value_name = "SIZE", value_parser = crate::input::size)]
     host_memory: Option<u64>,
-    /// Where firmware, host kernel and initrd are (`cargo xtask run` makes them).
-    #[arg(long, value_name = "DIR", default_value = PARTS)]
-    parts: PathBuf,
+    /// Where firmware, host kernel and initrd are [default: where `cargo xtask run` puts them].
+    #[arg(long, value_name = "DIR")]
+    parts: Option<PathBuf>,
     /// Where the log of firmware and host kernel goes [default: a file that an error names].
     #[arg(long, value_name = "FILE")]
     host_log: Option<PathBuf>,
@@ -50,6 +48,12 @@ pub struct QemuOptions {
     /// A script that the host runs when the realm is gone (busybox).
     #[arg(long, value_name = "FILE", hide = true)]
     host_script: Option<PathBuf>,
+}
+
+impl QemuOptions {
+    fn parts(&self) -> PathBuf {
+        self.parts.clone().unwrap_or_else(parts::default_dir)
+    }
 }
 
 /// What the host has told.
@@ -100,27 +104,18 @@ impl Told {
     }
 }
 
-/// What has to be in the directory of the parts.
-const FILES: [&str; 3] = ["flash.bin", "host-kernel", "host-initrd.cpio"];
-
 /// Whether the machine could be started.
 pub fn is_ready(options: &QemuOptions) -> bool {
     let started = || Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    FILES.iter().all(|file| options.parts.join(file).is_file())
-        && started().is_ok_and(|status| status.success())
+    parts::missing(&options.parts()).is_none() && started().is_ok_and(|status| status.success())
 }
 
 /// Runs a realm on the emulated machine, with its console on standard input and output.
 pub fn run(options: &Options, guest: &Guest) -> Result {
     let machine = &options.qemu;
-    for part in FILES {
-        let file = machine.parts.join(part);
-        if !file.is_file() {
-            return Err(Failure::BadInput(format!(
-                "{}: not there; `cargo xtask run` builds it",
-                file.display()
-            )));
-        }
+    let dir_of_parts = machine.parts();
+    if let Some(file) = parts::missing(&dir_of_parts) {
+        return Err(Failure::BadInput(format!("{}: not there; `cargo xtask run` builds it", file.display())));
     }
     let dir = tempfile::tempdir().map_err(Failure::failed)?;
     let initrd = dir.path().join("initrd.cpio");
@@ -136,9 +131,9 @@ pub fn run(options: &Options, guest: &Guest) -> Result {
     qemu.args(["-m", &format!("{}M", memory >> 20), "-nic", "none", "-display", "none", "-monitor", "none"]);
     qemu.args(["-serial", &format!("file:{}", escaped(&log))])
         .arg("-bios")
-        .arg(machine.parts.join("flash.bin"));
+        .arg(dir_of_parts.join("flash.bin"));
     // The monitor has the kernel from its flash; QEMU takes a command line only with one.
-    qemu.arg("-kernel").arg(machine.parts.join("host-kernel"));
+    qemu.arg("-kernel").arg(dir_of_parts.join("host-kernel"));
     qemu.args(["-append", &format!("console=ttyAMA0 panic=-1 initrdmem={INITRD:#x},{size}")]);
     qemu.arg("-device");
     qemu.arg(format!("loader,file={},addr={INITRD:#x},force-raw=on", escaped(&initrd)));
@@ -172,7 +167,7 @@ fn escaped(path: &Path) -> String {
 /// Writes the host's initrd, and behind it what this realm needs; its size.
 fn write_initrd(options: &Options, to: &Path) -> Result<u64> {
     let read = |path: &Path| std::fs::read(path).map_err(Failure::in_file(path));
-    let mut bytes = read(&options.qemu.parts.join("host-initrd.cpio"))?;
+    let mut bytes = read(&options.qemu.parts().join("host-initrd.cpio"))?;
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     let mut files = Archive::default().with("guest", DIRECTORY, &[]);
     files = files.with("guest/kernel", FILE, &read(&options.kernel)?);

@@ -129,7 +129,7 @@ fn the_doctor_knows_every_machine_and_how_to_mend_it() {
     let report = dir.json("doctor");
     let machines = report["machines"].as_array().unwrap();
     let names: Vec<&str> = machines.iter().map(|machine| machine["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["hosted", "qemu", "host"]);
+    assert_eq!(names, ["hosted", "qemu", "kvm"]);
     for need in machines.iter().flat_map(|machine| machine["needs"].as_array().unwrap()) {
         assert_eq!(need["ok"] == false, need["fix"].is_string(), "{need}");
     }

@@ -7,7 +7,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use realm_abi::Errno;
 use realm_host::host::{Event, Lock, LockClass};
-use realm_vgic::{Locks, SpinLock};
+use realm_vgic::{Locks, Order, SpinLock};
 
 /// A value behind a mutex.
 pub struct Mutex<T> {
@@ -103,8 +103,8 @@ impl<T: Send> SpinLock<T> for Spin<T> {
     where
         T: 'a;
 
-    fn new(value: T) -> Result<Self, Errno> {
-        let raw = NonNull::new(shim::k_spin_new()).ok_or(Errno::ENOMEM)?;
+    fn new(order: Order, value: T) -> Result<Self, Errno> {
+        let raw = NonNull::new(shim::k_spin_new(order as u32)).ok_or(Errno::ENOMEM)?;
         Ok(Self { raw, value: UnsafeCell::new(value) })
     }
 

@@ -32,8 +32,8 @@ unsafe extern "C" {
     /// `mutex_destroy`, and its memory.
     pub fn k_lock_free(lock: *mut c_void);
 
-    /// A new spin lock (`raw_spinlock_t`), null if there is no memory.
-    pub safe fn k_spin_new() -> *mut c_void;
+    /// A new spin lock (`raw_spinlock_t`) of this order (`realm_vgic::Order`), null if there is no memory.
+    pub safe fn k_spin_new(order: u32) -> *mut c_void;
     /// `raw_spin_lock_irqsave`: the flags. Any context.
     pub fn k_spin_lock(lock: *mut c_void) -> u64;
     /// `raw_spin_unlock_irqrestore`.

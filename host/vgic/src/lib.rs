@@ -60,7 +60,7 @@ mod sgi;
 mod tests;
 mod vgic;
 
-pub use lock::{Locks, SpinLock};
+pub use lock::{Locks, Order, SpinLock};
 pub use vgic::Vgic;
 
 /// SGIs have the INTIDs below this.

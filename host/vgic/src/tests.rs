@@ -11,7 +11,7 @@ mod registers;
 mod sgi;
 mod threads;
 
-use crate::{Locks, SpinLock, Vgic};
+use crate::{Locks, Order, SpinLock, Vgic};
 use realm_abi::Errno;
 use realm_host::irqchip::{GicConfig, GicEntry, GicExit, Irqchip, Wake};
 use std::cell::RefCell;
@@ -30,7 +30,7 @@ impl<T: Send> SpinLock<T> for StdLock<T> {
         = MutexGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Result<Self, Errno> {
+    fn new(_order: Order, value: T) -> Result<Self, Errno> {
         Ok(Self(Mutex::new(value)))
     }
     fn lock(&self) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@ use crate::dist::Dist;
 use crate::lists::View;
 use crate::registers::{self, Access, Field, Kind};
 use crate::sgi::Sgi;
-use crate::{Locks, SGIS, SPECIAL, SPI, SpinLock};
+use crate::{Locks, Order, SGIS, SPECIAL, SPI, SpinLock};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use realm_abi::Errno;
 use realm_abi::kvm::vcpu_mpidr;
@@ -55,13 +55,13 @@ impl<L: Locks> Vgic<L> {
         }
         let mut cpus = Vec::with_capacity(config.vcpus as usize)?;
         for _ in 0..config.vcpus {
-            cpus.push_within(L::Lock::new(Cpu::new())?).map_err(|_| Errno::ENOMEM)?;
+            cpus.push_within(L::Lock::new(Order::Vcpu, Cpu::new())?).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(Self {
             config: *config,
             groups: AtomicU32::new(0),
             busy: AtomicBool::new(false),
-            dist: L::Lock::new(Dist::new(config.nr_irqs)?)?,
+            dist: L::Lock::new(Order::Distributor, Dist::new(config.nr_irqs)?)?,
             cpus,
         })
     }

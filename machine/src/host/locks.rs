@@ -5,7 +5,7 @@ use super::{process, rules};
 use crate::probe::log::lock;
 use realm_abi::Errno;
 use realm_host::host::{self, LockClass};
-use realm_vgic::{Locks, SpinLock};
+use realm_vgic::{Locks, Order, SpinLock};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// [`host::Lock`] over std's, with its rules checked (`rules.rs`).
@@ -62,7 +62,7 @@ impl<T: Send> SpinLock<T> for Spin<T> {
         = MutexGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Result<Self, Errno> {
+    fn new(_order: Order, value: T) -> Result<Self, Errno> {
         Ok(Self(Mutex::new(value)))
     }
     fn lock(&self) -> MutexGuard<'_, T> {

@@ -64,7 +64,7 @@ impl<T: Send> realm_vgic::SpinLock<T> for MaskedLock<T> {
         = MaskedGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Result<Self, Errno> {
+    fn new(_order: realm_vgic::Order, value: T) -> Result<Self, Errno> {
         Ok(Self(Mutex::new(value)))
     }
     fn lock(&self) -> MaskedGuard<'_, T> {

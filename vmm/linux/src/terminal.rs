@@ -111,7 +111,8 @@ impl Keys {
     /// Waits for input. On a terminal (`escapes`) Ctrl-A begins a command to the VMM: x leaves, h asks, Ctrl-A is sent.
     pub fn read(&mut self, mut input: impl Read, escapes: bool) -> Typed {
         loop {
-            let mut bytes = [0; 256];
+            // No less than what standard input would keep behind our back, where `has_input` does not see it.
+            let mut bytes = [0; 8192];
             let count = match input.read(&mut bytes) {
                 Ok(0) => return Typed::End,
                 Ok(count) => count,

@@ -1,7 +1,7 @@
 //! vCPUs and devices on threads of their own: nobody sleeps over an interrupt.
 
 use super::{DIST, OPEN, SGI, config, redist};
-use crate::{Locks, SpinLock, Vgic};
+use crate::{Locks, Order, SpinLock, Vgic};
 use realm_abi::Errno;
 use realm_host::irqchip::{GicEntry, GicExit, GicRegister, Irqchip, Wake};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ impl<T: Send> SpinLock<T> for Blocking<T> {
         = MutexGuard<'a, T>
     where
         T: 'a;
-    fn new(value: T) -> Result<Self, Errno> {
+    fn new(_order: Order, value: T) -> Result<Self, Errno> {
         Ok(Self(Mutex::new(value)))
     }
     fn lock(&self) -> MutexGuard<'_, T> {
