@@ -321,8 +321,8 @@ fn verdict(options: &Options, ended: &Ended, told: &Told, logs: &[&Path]) -> Res
     }
     options.json.write(&report, "")?;
     if !told.complaints.is_empty() {
-        let _ = keep(logs);
-        return Err(Failure::Failed(format!("the host's kernel complains: {}", told.complaints.join("; "))));
+        let (complaints, log) = (told.complaints.join("; "), keep(logs));
+        return Err(Failure::Failed(format!("the host's kernel complains: {complaints}; its log: {log}")));
     }
     match exit {
         _ if ended.timed_out => Err(Failure::Ended { code: TIMEOUT, message: "the time is over".into() }),
